@@ -1,0 +1,5 @@
+//! Multiprocessing over shared memory.
+#![warn(missing_docs)]
+
+mod sys;
+pub mod ring;

@@ -1,0 +1,152 @@
+//! The atomics of everything shared: `core`'s, or loom's with a death in front of every access.
+//!
+//! Shared words are imported from here and from nowhere else. Under loom each access first passes a *kill point*: a
+//! model gives a thread a budget of accesses ([`with_budget`]), and when it is spent the thread ends there, exactly as
+//! SIGKILL would end it, with everything it wrote still in place.
+
+#[cfg(not(all(test, loom)))]
+pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(all(test, loom))]
+pub use modelled::{AtomicU32, AtomicU64, Killed, Ordering, fence, kill_point, with_budget};
+
+/// Orders a read-modify-write before the loads that follow it (the store-load order of Dekker's algorithm).
+///
+/// A locked instruction is a full barrier on x86-64, so there it only stops the compiler.
+#[inline(always)]
+pub fn rmw_fence() {
+    #[cfg(all(target_arch = "x86_64", not(all(test, loom))))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(all(test, loom)))))]
+    fence(Ordering::SeqCst);
+}
+
+/// Tells the CPU that this is a spin loop; under loom, lets another thread of the model run.
+#[inline(always)]
+pub fn spin_loop() {
+    #[cfg(not(all(test, loom)))]
+    core::hint::spin_loop();
+    #[cfg(all(test, loom))]
+    loom::thread::yield_now();
+}
+
+#[cfg(all(test, loom))]
+mod modelled {
+    use core::cell::Cell;
+    pub use loom::sync::atomic::Ordering;
+
+    loom::thread_local! {
+        static BUDGET: Cell<Option<u32>> = Cell::new(None);
+    }
+
+    /// The payload of the unwinding that stands for SIGKILL in a model.
+    pub struct Killed;
+
+    /// Runs `f`; the modelled thread dies before its shared access number `budget` (counted from 0).
+    pub fn with_budget<R>(budget: u32, f: impl FnOnce() -> R) -> Result<R, Killed> {
+        BUDGET.with(|b| b.set(Some(budget)));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        BUDGET.with(|b| b.set(None));
+        match ended {
+            Ok(value) => Ok(value),
+            Err(payload) if payload.is::<Killed>() => Err(Killed),
+            Err(payload) => std::panic::resume_unwind(payload),
+        }
+    }
+
+    /// Dies here if the budget is spent. Models call it between the steps of their own payload.
+    pub fn kill_point() {
+        let die = BUDGET.with(|b| match b.get() {
+            Some(0) => true,
+            Some(n) => {
+                b.set(Some(n - 1));
+                false
+            }
+            None => false,
+        });
+        if die {
+            BUDGET.with(|b| b.set(None));
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+    }
+
+    /// A fence; not an access, so no kill point of its own.
+    pub fn fence(order: Ordering) {
+        loom::sync::atomic::fence(order);
+    }
+
+    macro_rules! modelled {
+        ($name:ident, $int:ty) => {
+            /// An atomic word with a kill point in front of every access.
+            #[derive(Debug)]
+            pub struct $name {
+                word: loom::sync::atomic::$name,
+                /// What the modelled futex sleeps on.
+                pub(in crate::sys) sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+            }
+
+            impl $name {
+                pub fn new(value: $int) -> Self {
+                    Self {
+                        word: loom::sync::atomic::$name::new(value),
+                        sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+                    }
+                }
+
+                /// The value, without a kill point: for assertions and for the modelled kernel.
+                pub fn peek(&self) -> $int {
+                    self.word.load(Ordering::Acquire)
+                }
+
+                pub fn load(&self, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.load(order)
+                }
+
+                pub fn store(&self, value: $int, order: Ordering) {
+                    kill_point();
+                    self.word.store(value, order);
+                }
+
+                pub fn swap(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.swap(value, order)
+                }
+
+                pub fn compare_exchange(
+                    &self,
+                    current: $int,
+                    new: $int,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$int, $int> {
+                    kill_point();
+                    self.word.compare_exchange(current, new, success, failure)
+                }
+
+                pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.fetch_add(value, order)
+                }
+
+                pub fn fetch_sub(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.fetch_sub(value, order)
+                }
+
+                pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.fetch_or(value, order)
+                }
+
+                pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.fetch_and(value, order)
+                }
+            }
+        };
+    }
+
+    modelled!(AtomicU32, u32);
+    modelled!(AtomicU64, u64);
+}
