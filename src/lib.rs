@@ -1,5 +1,14 @@
 //! Multiprocessing over shared memory.
-#![warn(missing_docs)]
 
-mod sys;
+pub mod channel;
+mod error;
 pub mod ring;
+pub mod segment;
+pub mod shared;
+pub mod sync;
+mod sys;
+
+pub use channel::{Connection, GetError, PutError, Queue, RecvError, SendError, pipe};
+pub use error::{Error, ErrorKind};
+pub use segment::Segment;
+pub use shared::{Lock, LockError, Mutex, MutexGuard};

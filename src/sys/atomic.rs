@@ -8,7 +8,14 @@
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(all(test, loom))]
-pub use modelled::{AtomicU32, AtomicU64, Killed, Ordering, fence, kill_point, with_budget};
+pub use modelled::{AtomicU32, AtomicU64, Killed, Ordering, broken, fence, kill_point, with_broken, with_budget};
+
+/// Whether a model wants this step of a protocol left out, to prove that it would notice. Never, outside models.
+#[cfg(not(all(test, loom)))]
+#[inline(always)]
+pub const fn broken(_step: &str) -> bool {
+    false
+}
 
 /// Orders a read-modify-write before the loads that follow it (the store-load order of Dekker's algorithm).
 ///
@@ -68,6 +75,24 @@ mod modelled {
             BUDGET.with(|b| b.set(None));
             std::panic::resume_unwind(Box::new(Killed));
         }
+    }
+
+    std::thread_local! {
+        // All threads of a model run on one thread of the system.
+        static BROKEN: Cell<Option<&'static str>> = const { Cell::new(None) };
+    }
+
+    /// Whether this step is the one to leave out.
+    pub fn broken(step: &str) -> bool {
+        BROKEN.with(Cell::get) == Some(step)
+    }
+
+    /// Runs `f`, a whole model, with one step of a protocol left out; true if the model failed, as it must.
+    pub fn with_broken(step: &'static str, f: impl FnOnce()) -> bool {
+        BROKEN.with(|b| b.set(Some(step)));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+        BROKEN.with(|b| b.set(None));
+        failed
     }
 
     /// A fence; not an access, so no kill point of its own.

@@ -1,0 +1,117 @@
+//! Values to bytes and back: postcard, and byte vectors as they are.
+
+use std::any::Any;
+use std::cell::Cell;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind};
+
+/// A scratch buffer larger than this is given back after use.
+const KEEP_BYTES: usize = 1 << 20;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs `f` with a buffer that keeps its memory between calls. A call inside `f` gets a fresh one.
+pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut buffer = SCRATCH.take();
+    buffer.clear();
+    let result = f(&mut buffer);
+    if buffer.capacity() <= KEEP_BYTES {
+        SCRATCH.set(buffer);
+    }
+    result
+}
+
+/// The bytes of a value that is its own encoding: a `Vec<u8>`, for which postcard would go byte by byte.
+#[inline]
+pub(super) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+    (value as &dyn Any).downcast_ref::<Vec<u8>>().map(Vec::as_slice)
+}
+
+/// Encodes into `buffer`.
+pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    let taken = std::mem::take(buffer);
+    match postcard::to_extend(value, taken) {
+        Ok(filled) => {
+            *buffer = filled;
+            Ok(())
+        }
+        Err(e) => Err(Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string())),
+    }
+}
+
+/// Decodes a whole message.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let fail = |message: String| Error::new(ErrorKind::Codec, format!("decode {}", std::any::type_name::<T>()), message);
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(fail(format!("{} of {} B are left over", rest.len(), bytes.len()))),
+        Err(e) => Err(fail(format!("{e} in {} B", bytes.len()))),
+    }
+}
+
+/// Whether `T` is its own encoding.
+#[inline]
+pub(super) fn is_bytes<T: 'static>() -> bool {
+    std::any::TypeId::of::<T>() == std::any::TypeId::of::<Vec<u8>>()
+}
+
+/// The value whose encoding is `bytes` itself.
+#[inline]
+pub(super) fn from_bytes<T: 'static>(bytes: Vec<u8>) -> Option<T> {
+    let mut slot = Some(bytes);
+    (&mut slot as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take)
+}
+
+/// Receives bytes with `recv` and decodes them; `Err(Err(_))` if they are no `T`.
+#[inline]
+pub(super) fn received<T, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<T, Result<E, Error>>
+where
+    T: DeserializeOwned + 'static,
+{
+    if is_bytes::<T>() {
+        let mut bytes = Vec::new();
+        recv(&mut bytes).map_err(Ok)?;
+        return Ok(from_bytes(bytes).expect("a Vec<u8> is a T here"));
+    }
+    with_scratch(|buffer| {
+        recv(buffer).map_err(Ok)?;
+        decode(buffer).map_err(Err)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_vectors_are_their_own_encoding_and_others_are_not() {
+        assert_eq!(as_bytes(&vec![1u8, 2]), Some(&[1u8, 2][..]));
+        assert_eq!(as_bytes(&vec![1u16, 2]), None);
+        assert!(is_bytes::<Vec<u8>>() && !is_bytes::<String>());
+        assert_eq!(from_bytes::<Vec<u8>>(vec![3]), Some(vec![3]));
+        assert_eq!(from_bytes::<String>(vec![3]), None);
+    }
+
+    #[test]
+    fn left_over_bytes_are_an_error() {
+        let mut bytes = Vec::new();
+        encode(&(7u32, "x"), &mut bytes).unwrap();
+        assert_eq!(decode::<(u32, String)>(&bytes).unwrap(), (7, "x".to_owned()));
+        bytes.push(0);
+        assert_eq!(decode::<(u32, String)>(&bytes).unwrap_err().kind(), ErrorKind::Codec);
+    }
+
+    #[test]
+    fn a_buffer_inside_a_buffer_is_another_one() {
+        with_scratch(|outer| {
+            outer.push(1);
+            with_scratch(|inner| inner.push(2));
+            assert_eq!(outer, &[1]);
+        });
+    }
+}

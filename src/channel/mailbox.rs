@@ -1,0 +1,483 @@
+//! One direction of messages: a stamped ring, the bytes beside it, and blocks of the arena for what is too large.
+//!
+//! ```text
+//! 0     granules u32 | granule_shift u32 | max_items u32 | spare u32        written at creation, read once at opening
+//! 128   RingBlock
+//! 640   claim[granules] u64, ready[granules] u64, take[granules] u64
+//!       data[granules] of 2^granule_shift bytes
+//! ```
+//!
+//! A record is `length:32 | kind:32` and then the payload, in contiguous granules. For kind BLOCK the payload is the run of
+//! arena pages that holds the message: `page:32 | generation:32`, `bytes:64`.
+//!
+//! The run of a large message is OWNED by its sender until the record is committed, and RETIRED by its taker before the
+//! record is acknowledged; so whoever dies, the ring says whether the run still belongs to a message (see `arena.rs`).
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
+
+use crate::error::{Error, ErrorKind};
+use crate::ring::{ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError};
+use crate::segment::{Holder, Losses, Object, PAGE, Pinned, Run, View};
+use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
+use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::atomic::{AtomicU32, AtomicU64 as Shared};
+use crate::sys::clock::Deadline;
+
+const RING_AT: usize = 128;
+const WORDS_AT: usize = RING_AT + size_of::<RingBlock>();
+const RECORD_HEAD: usize = 8;
+const BLOCK_PAYLOAD: usize = 16;
+
+const INLINE: u32 = 1;
+const BLOCK: u32 = 2;
+
+/// Granules of 64 bytes; the smallest record fills one cache line.
+pub(super) const GRANULE_SHIFT: u32 = 6;
+/// The largest message.
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Bytes that a mailbox of `granules` takes.
+pub(super) const fn bytes_for(granules: u32) -> usize {
+    WORDS_AT + granules as usize * (3 * 8 + (1 << GRANULE_SHIFT))
+}
+
+/// Writes the numbers of a fresh mailbox at `base` of an object; the rest of it is zero, which is a valid empty ring.
+pub(super) fn init(view: &View<'_>, base: usize, granules: u32, max_items: u32) {
+    view.block::<AtomicU32>(base).store(granules, Relaxed);
+    view.block::<AtomicU32>(base + 4).store(GRANULE_SHIFT, Relaxed);
+    view.block::<AtomicU32>(base + 8).store(max_items, Relaxed);
+}
+
+/// The numbers of a mailbox, checked.
+#[derive(Clone, Copy)]
+struct Numbers {
+    base: usize,
+    granules: u32,
+    max_items: u32,
+}
+
+impl Numbers {
+    fn read(view: &View<'_>, base: usize) -> Result<Self, Error> {
+        let room = view.len().saturating_sub(base);
+        if room < WORDS_AT {
+            return Err(Error::corrupt("mailbox", "size", room, WORDS_AT));
+        }
+        let granules = view.block::<AtomicU32>(base).load(Relaxed);
+        let shift = view.block::<AtomicU32>(base + 4).load(Relaxed);
+        let max_items = view.block::<AtomicU32>(base + 8).load(Relaxed);
+        if shift != GRANULE_SHIFT {
+            return Err(Error::corrupt("mailbox", "granule shift", shift, GRANULE_SHIFT));
+        }
+        if !granules.is_power_of_two() || !(64..=1 << 19).contains(&granules) || bytes_for(granules) > room {
+            return Err(Error::corrupt("mailbox", "granules", granules, format!("a power of two that fits {room} B")));
+        }
+        Ok(Self { base, granules, max_items })
+    }
+
+    fn words_at(&self, which: usize) -> usize {
+        self.base + WORDS_AT + which * self.granules as usize * 8
+    }
+
+    fn ring<'a>(&self, view: &View<'a>) -> Result<Ring<'a>, Corrupt> {
+        let words = |which| view.blocks::<Shared>(self.words_at(which), self.granules as usize);
+        Ring::new(view.block(self.base + RING_AT), words(0), words(1), words(2))
+    }
+}
+
+fn corrupt(e: Corrupt) -> Error {
+    Error::corrupt("ring", e.field, format_args!("{:#x}", e.found), "a word of the protocol")
+}
+
+/// Why nothing was taken or stored at once.
+pub(super) enum Refused {
+    /// No room, or nothing there.
+    NotNow,
+    /// The segment failed.
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(e: Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+impl From<Corrupt> for Refused {
+    fn from(e: Corrupt) -> Self {
+        Self::Failed(corrupt(e))
+    }
+}
+
+/// How a wait ended without what was waited for.
+pub(super) enum Ended {
+    /// In time; whoever blocks, if somebody does.
+    Timeout(Option<Holder>),
+    /// The caller's own check ended it.
+    Stopped,
+    /// The segment failed.
+    Failed(Error),
+}
+
+/// One direction of messages, open in this process.
+pub(super) struct Mailbox {
+    object: Object,
+    numbers: Numbers,
+    control: Pinned<RingBlock>,
+    words: [Pinned<Shared>; 3],
+    items: usize,
+    space: usize,
+    cache: RingCache,
+    get_pace: Pace,
+    put_pace: Pace,
+    /// Lane that wrote the message taken last: whom to expect the next one from.
+    writer: AtomicU64,
+}
+
+impl Mailbox {
+    /// Opens the mailbox at `base` of the object, which sleeps on the object's words `waits` and `waits + 1`.
+    pub fn open(object: &Object, base: usize, waits: usize) -> Result<Self, Error> {
+        let view = object.view();
+        let numbers = Numbers::read(&view, base)?;
+        let cache = numbers.ring(&view).map_err(corrupt)?.cache();
+        Ok(Self {
+            object: object.clone(),
+            numbers,
+            control: Pinned::new(object, base + RING_AT, 1),
+            words: [0, 1, 2].map(|which| Pinned::new(object, numbers.words_at(which), numbers.granules as usize)),
+            items: waits,
+            space: waits + 1,
+            cache,
+            get_pace: Pace::default(),
+            put_pace: Pace::default(),
+            writer: AtomicU64::new(0),
+        })
+    }
+
+    #[inline]
+    fn ring(&self) -> Result<Ring<'_>, Corrupt> {
+        Ring::new(&self.control[0], &self.words[0], &self.words[1], &self.words[2])
+    }
+
+    #[inline]
+    fn items(&self) -> &WaitBlock {
+        &self.object.entry().waits[self.items]
+    }
+
+    #[inline]
+    fn space(&self) -> &WaitBlock {
+        &self.object.entry().waits[self.space]
+    }
+
+    #[inline]
+    fn data(&self, index: usize, granules: u32) -> crate::segment::ShmSlice<'_> {
+        let at = self.numbers.words_at(3) + (index << GRANULE_SHIFT);
+        self.object.view().slice(at, (granules as usize) << GRANULE_SHIFT)
+    }
+
+    /// Messages that are committed and not taken, and those being written.
+    pub fn len(&self) -> usize {
+        self.ring().map_or(0, |ring| ring.len() as usize)
+    }
+
+    fn max_items(&self) -> u32 {
+        match self.numbers.max_items {
+            0 => u32::MAX,
+            n => n,
+        }
+    }
+
+    // ---- sending
+
+    /// Stores a message, waiting for room until `deadline`. `stop` may end the wait.
+    pub fn send(&self, lane: Lane, bytes: &[u8], deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+        match self.granules_for(bytes.len()) {
+            Some(n) => self.send_record(lane, n, INLINE, &[bytes], deadline, stop),
+            None => self.send_block(lane, bytes, deadline, stop),
+        }
+    }
+
+    /// Granules of an inline record, if it may be one.
+    #[inline]
+    fn granules_for(&self, bytes: usize) -> Option<u32> {
+        let n = (RECORD_HEAD + bytes).div_ceil(1 << GRANULE_SHIFT);
+        (n <= self.numbers.granules as usize / 2).then_some(n as u32)
+    }
+
+    fn send_block(&self, lane: Lane, bytes: &[u8], deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+        if bytes.len() > MAX_MESSAGE {
+            let message = format!("{} B, expected at most {MAX_MESSAGE} B", bytes.len());
+            return Err(Ended::Failed(Error::new(ErrorKind::InvalidInput, "send message", message)));
+        }
+        let segment = self.object.segment();
+        let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
+        segment.run_slice(run).write(bytes);
+        let mut payload = [0u8; BLOCK_PAYLOAD];
+        payload[..4].copy_from_slice(&run.page.to_le_bytes());
+        payload[4..8].copy_from_slice(&run.generation.to_le_bytes());
+        payload[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        let sent = self.send_record(lane, 1, BLOCK, &[&payload], deadline, stop);
+        match sent {
+            Ok(()) => segment.run_live(run, lane),
+            Err(_) => segment.free(run),
+        }
+        sent
+    }
+
+    #[inline]
+    fn send_record(
+        &self,
+        lane: Lane,
+        n: u32,
+        kind: u32,
+        payload: &[&[u8]; 1],
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        match self.try_record(lane, n, kind, payload[0]) {
+            Ok(()) => Ok(()),
+            Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
+            Err(Refused::NotNow) => self.wait_for_room(lane, n, kind, payload[0], deadline, stop),
+        }
+    }
+
+    #[inline]
+    fn try_record(&self, lane: Lane, n: u32, kind: u32, payload: &[u8]) -> Result<(), Refused> {
+        let ring = self.ring()?;
+        let claim = match ring.claim(&self.cache, lane, n, self.max_items()) {
+            Ok(claim) => claim,
+            Err(ClaimError::Full) => return Err(Refused::NotNow),
+            Err(ClaimError::Corrupt(e)) => return Err(e.into()),
+            Err(ClaimError::TooLarge) => {
+                return Err(Refused::Failed(Error::corrupt("ring", "record", n, "at most half the ring")));
+            }
+        };
+        let data = self.data(ring.index(claim.position), n);
+        data.write(&(u64::from(payload.len() as u32) | u64::from(kind) << 32).to_le_bytes());
+        data.from(RECORD_HEAD).write(payload);
+        ring.commit(claim, lane);
+        self.items().notify(self.object.segment());
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_for_room(
+        &self,
+        lane: Lane,
+        n: u32,
+        kind: u32,
+        payload: &[u8],
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        let segment = self.object.segment();
+        segment.note_cpu(lane);
+        let attempt = || match self.try_record(lane, n, kind, payload) {
+            Ok(()) => Some(Ok(())),
+            Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
+            Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
+        };
+        let idle = || {
+            if let Some(blocker) = self.ring().ok().and_then(|ring| ring.blocker()) {
+                segment.bury(blocker);
+            }
+            self.object.bury_openers();
+            None
+        };
+        wait_until(self.space(), &self.put_pace, segment, None, deadline, attempt, idle).unwrap_or_else(|_| {
+            let holder = self.ring().ok().and_then(|ring| ring.blocker()).and_then(|l| segment.lane_holder(l));
+            Err(Ended::Timeout(holder))
+        })
+    }
+
+    // ---- receiving
+
+    /// Takes the oldest message into `bytes`, if there is one.
+    #[inline]
+    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<(), Refused> {
+        let ring = self.ring()?;
+        let taken = match ring.take(&self.cache, lane) {
+            Ok(taken) => taken,
+            Err(TakeError::Empty) => return Err(Refused::NotNow),
+            Err(TakeError::Corrupt(e)) => return Err(e.into()),
+        };
+        self.writer.store(u64::from(taken.producer), Lax);
+        let data = self.data(ring.index(taken.position), taken.n);
+        let read = self.read_record(lane, &data, bytes);
+        // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
+        let moved = ring.done(taken, self.numbers.max_items != 0)?;
+        if let Ok(Some(run)) = read {
+            self.object.segment().free(run);
+        }
+        self.offer_room(&ring, moved);
+        read?;
+        Ok(())
+    }
+
+    #[inline]
+    fn read_record(
+        &self,
+        lane: Lane,
+        data: &crate::segment::ShmSlice<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<Run>, Error> {
+        let mut head = [0u8; RECORD_HEAD];
+        data.read(&mut head);
+        let head = u64::from_le_bytes(head);
+        let (len, kind) = (head as u32 as usize, (head >> 32) as u32);
+        let body = data.from(RECORD_HEAD);
+        if len > body.len() {
+            return Err(Error::corrupt("message", "length", len, format!("at most {} B", body.len())));
+        }
+        match kind {
+            INLINE => {
+                body.read_into(len, bytes);
+                Ok(None)
+            }
+            BLOCK => self.read_block(lane, &body, bytes).map(Some),
+            _ => Err(Error::corrupt("message", "kind", kind, "1 or 2")),
+        }
+    }
+
+    fn read_block(&self, lane: Lane, body: &crate::segment::ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
+        let (page, generation, len) = block_payload(body);
+        let segment = self.object.segment();
+        let run = segment.check_run(page, generation, self.object.id().word()).filter(|run| len <= run.bytes() as u64);
+        let Some(run) = run else {
+            let found = format!("page {page} generation {generation}, {len} B");
+            return Err(Error::corrupt("message", "block", found, "a block of this queue"));
+        };
+        segment.run_slice(run).read_into(len as usize, bytes);
+        segment.retire(run, lane);
+        Ok(run)
+    }
+
+    /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
+    /// receiver on one CPU change places once for many messages.
+    #[inline]
+    fn offer_room(&self, ring: &Ring<'_>, moved: bool) {
+        let peers = self.object.segment();
+        if !self.space().has_sleepers(peers) {
+            return;
+        }
+        if !moved && ring.reclaim().is_err() {
+            return;
+        }
+        if self.numbers.max_items != 0 || ring.is_empty() || ring.has_room(self.numbers.granules / 4, u32::MAX) {
+            self.space().wake_one();
+        }
+    }
+
+    /// Takes the oldest message into `bytes`, waiting for one until `deadline`. `stop` may end the wait.
+    #[inline]
+    pub fn recv(&self, lane: Lane, bytes: &mut Vec<u8>, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+        match self.try_recv(lane, bytes) {
+            Ok(()) => Ok(()),
+            Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
+            Err(Refused::NotNow) => {
+                let attempt = || match self.try_recv(lane, bytes) {
+                    Ok(()) => Some(Ok(())),
+                    Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
+                    Err(Refused::NotNow) => None,
+                };
+                self.wait_for_item(lane, deadline, stop, attempt)
+            }
+        }
+    }
+
+    /// Waits until a message can be taken.
+    pub fn ready(&self, lane: Lane, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+        self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())))
+    }
+
+    /// Whether a message can be taken now.
+    pub fn has_ready(&self) -> bool {
+        self.ring().is_ok_and(|ring| ring.has_ready(&self.cache))
+    }
+
+    #[cold]
+    fn wait_for_item(
+        &self,
+        lane: Lane,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+        mut attempt: impl FnMut() -> Option<Result<(), Ended>>,
+    ) -> Result<(), Ended> {
+        let segment = self.object.segment();
+        segment.note_cpu(lane);
+        let peer = segment.lane_cpu(self.writer.load(Lax) as Lane);
+        // What stops the wait is looked at first and acted on last: a message that was there before counts.
+        let attempt = || {
+            let stopped = stop();
+            attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
+        };
+        let idle = || {
+            match self.ring().ok().and_then(|ring| ring.pending()) {
+                Some(writer) => drop(segment.bury(writer)),
+                None => drop(self.object.bury_openers()),
+            }
+            None
+        };
+        wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {
+            let holder = self.ring().ok().and_then(|ring| ring.pending()).and_then(|l| segment.lane_holder(l));
+            Err(Ended::Timeout(holder))
+        })
+    }
+
+    /// Wakes everybody who waits, to look at something new.
+    pub fn wake_all(&self) {
+        self.items().notify_all();
+        self.space().notify_all();
+    }
+}
+
+fn block_payload(body: &crate::segment::ShmSlice<'_>) -> (u32, u32, u64) {
+    let mut payload = [0u8; BLOCK_PAYLOAD];
+    if body.len() >= BLOCK_PAYLOAD {
+        body.read(&mut payload);
+    }
+    let word = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().expect("8 of 16 bytes"));
+    (word(0) as u32, (word(0) >> 32) as u32, word(8))
+}
+
+// ---- recovery, for the kinds that have mailboxes
+
+/// What lanes have in flight in the mailbox at `base`.
+pub(super) fn count(view: &View<'_>, base: usize, dead: &dyn Fn(Lane) -> bool) -> Result<Losses, Error> {
+    let ledger = Numbers::read(view, base)?.ring(view).and_then(|ring| ring.count(dead)).map_err(corrupt)?;
+    Ok(Losses { vanished: ledger.vanished, redelivered: ledger.redelivered, locks: 0 })
+}
+
+/// Ends what dead lanes have in flight in the mailbox at `base`.
+pub(super) fn recover(view: &View<'_>, base: usize, dead: &dyn Fn(Lane) -> bool) -> Result<(), Error> {
+    Numbers::read(view, base)?.ring(view).and_then(|ring| ring.recover(dead)).map_err(corrupt)?;
+    Ok(())
+}
+
+/// Names the runs of the messages in the mailbox at `base`.
+pub(super) fn linked(view: &View<'_>, base: usize, f: &mut dyn FnMut(u32)) -> Result<(), Error> {
+    let numbers = Numbers::read(view, base)?;
+    let ring = numbers.ring(view).map_err(corrupt)?;
+    ring.for_each_live(&mut |position, n| {
+        let at = numbers.words_at(3) + (ring.index(position) << GRANULE_SHIFT);
+        let data = view.slice(at, (n as usize) << GRANULE_SHIFT);
+        let mut head = [0u8; RECORD_HEAD];
+        data.read(&mut head);
+        if (u64::from_le_bytes(head) >> 32) as u32 == BLOCK {
+            f(block_payload(&data.from(RECORD_HEAD)).0);
+        }
+    })
+    .map_err(corrupt)
+}
+
+/// One line for `inspect`.
+pub(super) fn describe(view: &View<'_>, base: usize) -> String {
+    match Numbers::read(view, base).and_then(|n| n.ring(view).map_err(corrupt)) {
+        Ok(ring) => format!("{} items, writing {:?}, holding back {:?}", ring.len(), ring.pending(), ring.blocker()),
+        Err(e) => e.to_string(),
+    }
+}
+
+/// Bytes of an object that holds these mailboxes, whole pages.
+pub(super) fn object_bytes(mailboxes: &[u32]) -> usize {
+    mailboxes.iter().map(|granules| bytes_for(*granules).next_multiple_of(128)).sum::<usize>().next_multiple_of(PAGE)
+}

@@ -1,0 +1,11 @@
+//! Typed, blocking communication: [`Queue`] and [`pipe`].
+
+mod codec;
+mod error;
+mod mailbox;
+mod pipe;
+mod queue;
+
+pub use error::{GetError, PutError, RecvError, SendError};
+pub use pipe::{Connection, pipe};
+pub use queue::{Queue, QueueBuilder};

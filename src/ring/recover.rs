@@ -1,0 +1,181 @@
+//! Recovery of a ring: what the dead left open is closed, by whoever proved the death.
+//!
+//! | killed | left behind | becomes |
+//! |---|---|---|
+//! | producer before its claim | nothing | |
+//! | producer from claim to commit | WRITING, perhaps `tail` behind | TOMB, counted as vanished |
+//! | producer after commit | READY | delivered |
+//! | consumer from take to done | READING, perhaps `rcur` behind | REDO: taken again, marked, counted as redelivered |
+//! | consumer after done | DONE, perhaps `head` behind | reclaimed by the next who looks |
+//! | recoverer | some TOMB and REDO | the next recoverer finds fewer stamps |
+//!
+//! A dead lane's open record stops `head`, so the walk from `head` cannot miss one, nor count one twice: it starts
+//! again only where `head` has passed it, and no dead stamp is behind `head`. Every change is a CAS from the word that
+//! carries the dead stamp, or from the older one it stands for, so a record of the living is never touched.
+
+use super::cursor::Cursor;
+use super::stamped::{Corrupt, Ring};
+use super::word::{DONE, PAD, READING, READY, REDO, TOMB, WRITING, Word};
+use crate::sys::atomic::{Ordering, broken, rmw_fence};
+use Ordering::{AcqRel, Relaxed};
+
+/// What a death cost a ring, in records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ledger {
+    /// Claimed, never committed: gone.
+    pub vanished: u32,
+    /// Taken, never done: will be taken again.
+    pub redelivered: u32,
+}
+
+/// What the walk found at a place.
+struct Record {
+    at: Cursor,
+    index: usize,
+    lap: u64,
+    n: u32,
+    claim: Word,
+    ready: Word,
+}
+
+impl Record {
+    fn is_open_write(&self) -> bool {
+        self.claim.state() == WRITING && !self.ready.is_of(self.lap)
+    }
+}
+
+/// A walk over the claimed records, oldest first, tolerant of everybody else.
+struct Walk<'a> {
+    ring: Ring<'a>,
+    start: Cursor,
+    at: Cursor,
+    rounds: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(ring: Ring<'a>) -> Self {
+        let start = ring.head();
+        Self { ring, start, at: start, rounds: ring.rounds() }
+    }
+
+    /// `head`, if it has passed `at`. Exact however long this process slept, since `at` is at most a ring past `start`.
+    fn overtaken(&self) -> Option<Cursor> {
+        let head = self.ring.head();
+        (head.granules_since(self.start) > self.at.granules_since(self.start)).then_some(head)
+    }
+
+    /// The record at the current place; `None` at the end of the claimed ones.
+    fn look(&mut self) -> Result<Option<Record>, Corrupt> {
+        loop {
+            if self.rounds == 0 {
+                return Err(Corrupt { field: "head", found: self.start.bits() });
+            }
+            self.rounds -= 1;
+            if self.at.granules_since(self.start) >= self.ring.capacity() as u64 {
+                return Ok(None);
+            }
+            let (index, lap) = self.ring.place(self.at.position());
+            let claim = self.ring.load(self.ring.claim_word(index));
+            // After `claim`: a word of a later lap in `ready[]` shows in `head`, which is loaded after both.
+            let ready = self.ring.load(self.ring.ready_word(index));
+            if !broken("recovery-looks-at-head-again") || !claim.is_of(lap) {
+                if let Some(head) = self.overtaken() {
+                    (self.start, self.at) = (head, head);
+                    continue;
+                }
+            }
+            if !claim.is_of(lap) {
+                return Ok(None);
+            }
+            let (WRITING | PAD) = claim.state() else {
+                return Err(Corrupt { field: "claim", found: claim.0 });
+            };
+            let n = self.ring.extent(index, claim, "claim")?;
+            return Ok(Some(Record { at: self.at, index, lap, n, claim, ready }));
+        }
+    }
+
+    fn step(&mut self, record: &Record) {
+        self.at = record.at.advance(record.n, record.claim.state() == WRITING);
+    }
+}
+
+impl Ring<'_> {
+    /// Counts what [`recover`](Self::recover) would find, and changes nothing.
+    ///
+    /// `dead` says whether a lane belongs to the dead; the caller has the proof, and keeps those lanes out of use.
+    ///
+    /// # Errors
+    /// If the ring is damaged.
+    pub fn count(&self, dead: &dyn Fn(u16) -> bool) -> Result<Ledger, Corrupt> {
+        let mut ledger = Ledger::default();
+        let mut walk = Walk::new(*self);
+        while let Some(record) = walk.look()? {
+            let take = self.load(self.take_word(record.index));
+            if record.is_open_write() && dead(record.claim.lane()) {
+                ledger.vanished += 1;
+            } else if take.says(record.lap, READING) && dead(take.lane()) {
+                ledger.redelivered += 1;
+            }
+            walk.step(&record);
+        }
+        Ok(ledger)
+    }
+
+    /// Closes what the dead left open: their unfinished records vanish, those they were reading are taken again.
+    ///
+    /// Runs while the living use the ring; idempotent, so if a recoverer dies the next one does the rest. The same lane
+    /// must not be recovered by two at once. Afterwards producers and consumers may find the ring changed: wake both.
+    ///
+    /// # Errors
+    /// If the ring is damaged.
+    pub fn recover(&self, dead: &dyn Fn(u16) -> bool) -> Result<Ledger, Corrupt> {
+        let mut ledger = Ledger::default();
+        let mut walk = Walk::new(*self);
+        while let Some(record) = walk.look()? {
+            if record.is_open_write() && dead(record.claim.lane()) {
+                let tomb = Word::new(record.lap, TOMB, record.claim.lane(), record.n);
+                let slot = self.ready_word(record.index);
+                if slot.compare_exchange(record.ready.0, tomb.0, AcqRel, Relaxed).is_err() {
+                    continue;
+                }
+                ledger.vanished += 1;
+            }
+            let slot = self.take_word(record.index);
+            let take = self.load(slot);
+            if take.says(record.lap, READING) && dead(take.lane()) {
+                let redo = Word::new(record.lap, REDO, 0, record.n);
+                if slot.compare_exchange(take.0, redo.0, AcqRel, Relaxed).is_err() {
+                    continue;
+                }
+                ledger.redelivered += 1;
+            }
+            walk.step(&record);
+        }
+        // Even if nothing was found: an earlier recoverer may have died before it said so.
+        if !broken("recovery-announces-redo") {
+            self.announce_redo();
+        }
+        rmw_fence();
+        self.settle()?;
+        Ok(ledger)
+    }
+
+    /// Calls `f(position, n)` for each record that is committed and not done.
+    ///
+    /// Others go on meanwhile: a record may be done before `f` sees it, and one committed during the walk may be missed.
+    ///
+    /// # Errors
+    /// If the ring is damaged.
+    pub fn for_each_live(&self, f: &mut dyn FnMut(u64, u32)) -> Result<(), Corrupt> {
+        let mut walk = Walk::new(*self);
+        while let Some(record) = walk.look()? {
+            let take = self.load(self.take_word(record.index));
+            if record.ready.says(record.lap, READY) && !take.says(record.lap, DONE) {
+                f(record.at.position(), record.n);
+            }
+            walk.step(&record);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! What a waiter asks a ring before it sleeps, and whom it suspects when it wakes.
+
+use super::stamped::{Ring, RingCache};
+use super::word::{PAD, READING, READY, WRITING};
+
+/// Looks at one place before the answer is taken to be in motion.
+const LOOKS: usize = 4;
+
+impl Ring<'_> {
+    /// Records that wait to be taken, those still being written included.
+    ///
+    /// Exact for the moment of the call unless the ring moves all the time; stale at once if others use the ring. A
+    /// record that will be taken again, because its taker died, was taken once and does not count.
+    pub fn len(&self) -> usize {
+        let mut rcur = self.rcur();
+        for _ in 0..LOOKS {
+            let tail = self.tail();
+            let now = self.rcur();
+            if now == rcur {
+                return (tail.items_since(rcur) as usize).min(self.capacity());
+            }
+            rcur = now;
+        }
+        (self.tail().items_since(rcur) as usize).min(self.capacity())
+    }
+
+    /// Whether [`len`](Self::len) is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether [`take`](Self::take) is worth calling: false only if it would have found nothing. To be asked again after
+    /// announcing a sleep.
+    pub fn has_ready(&self, cache: &RingCache) -> bool {
+        if self.redo() != cache.redo_seen() {
+            return true;
+        }
+        for _ in 0..LOOKS {
+            let rcur = self.rcur();
+            let (index, lap) = self.place(rcur.position());
+            if self.load(self.ready_word(index)).is_of(lap) {
+                return true;
+            }
+            if self.rcur() == rcur {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether [`claim`](Self::claim) is worth calling: false only if it would have found the ring full. To be asked
+    /// again after announcing a sleep; it reclaims what is done first.
+    pub fn has_room(&self, n: u32, max_items: u32) -> bool {
+        for _ in 0..LOOKS {
+            // A damaged ring is reported by the call that follows.
+            if self.settle().is_err() {
+                return true;
+            }
+            let tail = self.tail();
+            let (head, rcur) = (self.head(), self.rcur());
+            let (index, lap) = self.place(tail.position());
+            if self.load(self.claim_word(index)).is_of(lap) {
+                return true;
+            }
+            let rest = (self.capacity() - index) as u64;
+            let need = if n as u64 > rest { rest + n as u64 } else { n as u64 };
+            if self.tail() != tail {
+                continue;
+            }
+            let used = tail.granules_since(head);
+            let limited = (max_items as usize) < self.capacity();
+            if used > self.capacity() as u64 {
+                return true;
+            }
+            return used + need <= self.capacity() as u64 && (!limited || tail.items_since(rcur) < max_items);
+        }
+        true
+    }
+
+    /// The lane that consumers wait for: it has claimed the next record and not committed it.
+    pub fn pending(&self) -> Option<u16> {
+        for _ in 0..LOOKS {
+            let rcur = self.rcur();
+            let (index, lap) = self.place(rcur.position());
+            let claim = self.load(self.claim_word(index));
+            let ready = self.load(self.ready_word(index));
+            if self.rcur() == rcur {
+                return (claim.says(lap, WRITING) && !ready.is_of(lap)).then(|| claim.lane());
+            }
+        }
+        None
+    }
+
+    /// The lane that producers wait for: it is writing or reading the oldest record, or else the next one to be taken.
+    pub fn blocker(&self) -> Option<u16> {
+        for _ in 0..LOOKS {
+            let head = self.head();
+            let (index, lap) = self.place(head.position());
+            let claim = self.load(self.claim_word(index));
+            let take = self.load(self.take_word(index));
+            let ready = self.load(self.ready_word(index));
+            if self.head() != head {
+                continue;
+            }
+            if claim.says(lap, WRITING) && !ready.is_of(lap) {
+                return Some(claim.lane());
+            }
+            if ready.says(lap, READY) && take.says(lap, READING) {
+                return Some(take.lane());
+            }
+            break;
+        }
+        self.pending()
+    }
+}

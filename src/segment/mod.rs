@@ -1,0 +1,298 @@
+//! One mapped region of memory and what lives in it: processes, threads, objects, and their recovery.
+//!
+//! `FORMAT.md` beside this file describes the bytes.
+
+mod arena;
+mod directory;
+mod family;
+mod header;
+mod inspect;
+mod layout;
+mod object;
+mod peers;
+mod recover;
+mod shm;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32 as Private, Ordering as PrivateOrdering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+
+pub(crate) use arena::Run;
+pub use directory::ObjectId;
+pub use family::SegmentBuilder;
+pub use inspect::{Inspection, Stats};
+pub(crate) use layout::{PAGE, fnv1a};
+pub(crate) use object::{InFlight, Object, Pinned, View, into_message, type_hash, with_recipient};
+pub use peers::Holder;
+pub(crate) use peers::{ReservedRow, RowState};
+pub(crate) use recover::{KINDS, Kind};
+pub use recover::{Death, Losses};
+pub use shm::ShmSlice;
+
+use crate::error::{Error, ErrorKind};
+use crate::sys::atomic::AtomicU32;
+use crate::sys::liveness::{self, PinnedLock};
+use crate::sys::mapping::{ForkWord, Mapping};
+use crate::sys::{membarrier, memfd};
+use layout::{Block, Geometry, HEADER_BYTES, HeaderBlock, MAX_ROWS};
+use object::OpenedTable;
+
+/// A region of memory that several processes have mapped. Clones are handles of the same attachment.
+///
+/// Most programs never name one: every family of processes has a segment of its own ([`Segment::family`]), made at first
+/// use. It is a memory file without a name, so the kernel frees it with the last process that has it, however that ends.
+///
+/// Python: `multiprocessing.shared_memory.SharedMemory`, with everything that `Manager` keeps in a server.
+#[derive(Clone)]
+pub struct Segment(Arc<Inner>);
+
+/// One attachment of one process.
+pub(crate) struct Inner {
+    this: Weak<Inner>,
+    map: Mapping,
+    fd: OwnedFd,
+    geometry: Geometry,
+    id: u128,
+    asymmetric: bool,
+    row: Private,
+    pinned: Mutex<Option<PinnedLock>>,
+    fork_word: ForkWord,
+    opened: Mutex<OpenedTable>,
+}
+
+/// Segments that this process has attached, so that a handle in a message finds its own.
+static ATTACHED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+
+/// The name under which this process registers.
+static PROCESS_NAME: OnceLock<String> = OnceLock::new();
+
+impl Inner {
+    /// The block at `offset` of the segment.
+    ///
+    /// # Panics
+    /// If it does not lie inside, aligned: offsets come from the validated geometry.
+    #[inline]
+    pub(crate) fn block<T: Block>(&self, offset: usize) -> &T {
+        &self.blocks(offset, 1)[0]
+    }
+
+    #[inline]
+    pub(crate) fn blocks<T: Block>(&self, offset: usize, count: usize) -> &[T] {
+        let end = size_of::<T>().checked_mul(count).and_then(|bytes| offset.checked_add(bytes));
+        assert!(end.is_some_and(|end| end <= self.map.len()) && offset % align_of::<T>() == 0, "block beyond the segment");
+        // SAFETY: inside the mapping, which lives as long as `self`, and aligned (the base is page-aligned and no block
+        // asks for more); a Block is made of atomics, so any bytes and any concurrent change are fine.
+        unsafe { std::slice::from_raw_parts(self.map.base().add(offset).cast::<T>(), count) }
+    }
+
+    /// `bytes` bytes from `offset`, a multiple of 8.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    #[inline]
+    pub(crate) fn slice(&self, offset: usize, bytes: usize) -> ShmSlice<'_> {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.map.len());
+        assert!(inside && offset % 8 == 0, "slice beyond the segment");
+        // SAFETY: inside the mapping, which lives as long as `self`, and aligned to 8.
+        unsafe { ShmSlice::new(self.map.base().add(offset), bytes) }
+    }
+
+    /// The memory of a run.
+    pub(crate) fn run_slice(&self, run: Run) -> ShmSlice<'_> {
+        self.slice(self.geometry.page_at(run.page), run.bytes())
+    }
+
+    #[inline]
+    pub(crate) fn header(&self) -> &HeaderBlock {
+        self.block(0)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// This process's row.
+    #[inline]
+    pub(crate) fn row(&self) -> u32 {
+        self.row.load(PrivateOrdering::Relaxed)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, OpenedTable> {
+        self.opened.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nothing of this attachment is in use any more (every handle holds it), so leaving is giving back the lanes,
+        // then the row, then the lock.
+        if self.epoch() == 0 {
+            return;
+        }
+        let (row, state) = (self.row(), self.row_state(self.row()));
+        for lane in self.lanes_of(row, state.generation()) {
+            self.lane_block(lane).owner.store(0, crate::sys::atomic::Ordering::Release);
+        }
+        self.free_row(row, state.generation());
+    }
+}
+
+impl Segment {
+    /// The segment of this process family: made at first use, handed to every child before its function runs.
+    ///
+    /// Its size is 1 GiB, sparse, unless [`SegmentBuilder::make_family`] or the environment variable
+    /// `KINFOLK_SEGMENT_BYTES` (bytes, or with a suffix `K`, `M`, `G`) said otherwise before.
+    ///
+    /// # Errors
+    /// What [`SegmentBuilder::anonymous`] gives, at the first call only.
+    pub fn family() -> Result<Self, Error> {
+        family::get()
+    }
+
+    /// Makes an anonymous segment of `size` bytes. Its memory is committed as it is used.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if it is too small for its own tables or larger than 64 GiB.
+    pub fn anonymous(size: u64) -> Result<Self, Error> {
+        Self::builder().size(size).anonymous()
+    }
+
+    /// Sizes and limits other than the defaults.
+    pub fn builder() -> SegmentBuilder {
+        SegmentBuilder::default()
+    }
+
+    /// Attaches to the segment in a memory file, which came from another process or from [`as_fd`](Self::as_fd).
+    ///
+    /// Every word of it is checked first; a wrong file is an error and never a crash. The file must be sealed against
+    /// shrinking, or reading it could kill this process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotASegment`], [`VersionMismatch`](ErrorKind::VersionMismatch),
+    /// [`LayoutMismatch`](ErrorKind::LayoutMismatch), [`SizeMismatch`](ErrorKind::SizeMismatch),
+    /// [`NotSealed`](ErrorKind::NotSealed), [`Corrupt`](ErrorKind::Corrupt),
+    /// [`TooManyProcesses`](ErrorKind::TooManyProcesses), or what the system says.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        Self::attach(fd, |inner| inner.register(process_name()))
+    }
+
+    /// Child side of a start: maps the family segment and becomes the row that the parent reserved.
+    pub(crate) fn adopt(segment: OwnedFd, lock: OwnedFd, row: u32, name: &str) -> Result<Self, Error> {
+        let _ = PROCESS_NAME.set(name.to_owned());
+        let segment = Self::attach(segment, |inner| inner.adopt_row(row, lock))?;
+        family::set(segment.clone())?;
+        Ok(segment)
+    }
+
+    /// The attached segment with this id.
+    pub(crate) fn attached(id: u128) -> Result<Self, Error> {
+        let find = || {
+            let all = ATTACHED.lock().unwrap_or_else(|e| e.into_inner());
+            all.iter().filter_map(Weak::upgrade).find(|inner| inner.id == id).map(Self)
+        };
+        find().ok_or_else(|| {
+            Error::new(ErrorKind::Gone, "open handle", format!("its segment {id:032x} is not attached in this process"))
+        })
+    }
+
+    fn create(geometry: Geometry) -> Result<Self, Error> {
+        let os = |e| Error::os("create segment", e);
+        let fd = memfd::create("kinfolk", geometry.size).map_err(os)?;
+        // Everything up to the directory; the directory and the pages follow as they are used.
+        memfd::commit(fd.as_fd(), 0, geometry.objects_at).map_err(os)?;
+        let map = Mapping::new(fd.as_fd(), geometry.size as usize).map_err(os)?;
+        if !liveness::self_test(fd.as_fd(), MAX_ROWS).map_err(os)? {
+            let message = "this system drops a byte lock that a mapping still holds, so no death could be proven";
+            return Err(Error::new(ErrorKind::Unsupported, "create segment", message));
+        }
+        let flags = if membarrier::register() { header::ASYMMETRIC } else { 0 };
+        let id = memfd::random_id().map_err(os)?;
+        let header_bytes = map.word64(HEADER_BYTES - 8);
+        assert!(header_bytes.is_some(), "a segment is larger than its header");
+        // SAFETY: inside the mapping (just checked), aligned to a page, and a Block is made of atomics.
+        header::write(unsafe { &*map.base().cast::<HeaderBlock>() }, &geometry, id, flags);
+        drop(map);
+        Self::from_fd(fd)
+    }
+
+    fn attach(fd: OwnedFd, register: impl FnOnce(&Inner) -> Result<(), Error>) -> Result<Self, Error> {
+        let os = |e| Error::os("open segment", e);
+        let refuse = |kind, message: String| Err(Error::new(kind, "open segment", message));
+        let size = memfd::size(fd.as_fd()).map_err(os)?;
+        if size < HEADER_BYTES as u64 {
+            return refuse(ErrorKind::NotASegment, format!("file has {size} B, a header alone has {HEADER_BYTES} B"));
+        }
+        if !memfd::is_sealed(fd.as_fd()).map_err(os)? {
+            return refuse(ErrorKind::NotSealed, "the file can be resized, expected a sealed memory file".into());
+        }
+        let Ok(bytes) = usize::try_from(size) else {
+            return refuse(ErrorKind::SizeMismatch, format!("file has {size} B, more than can be mapped"));
+        };
+        let map = Mapping::new(fd.as_fd(), bytes).map_err(os)?;
+        // SAFETY: at least HEADER_BYTES are mapped, aligned to a page, and a Block is made of atomics.
+        let (geometry, id, flags) = header::check(unsafe { &*map.base().cast::<HeaderBlock>() }, size)?;
+        let asymmetric = flags & header::ASYMMETRIC != 0;
+        if asymmetric && !membarrier::register() {
+            let message = "its users rely on membarrier(2), which this process may not register for".into();
+            return refuse(ErrorKind::Unsupported, message);
+        }
+        let fork_word = ForkWord::new().map_err(os)?;
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
+            map,
+            fd,
+            geometry,
+            id,
+            asymmetric,
+            row: Private::new(0),
+            pinned: Mutex::new(None),
+            fork_word,
+            opened: Mutex::default(),
+        });
+        register(&inner)?;
+        let mut all = ATTACHED.lock().unwrap_or_else(|e| e.into_inner());
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&inner));
+        Ok(Self(inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// The processes that died with the segment open, as far as their rows remember, the latest last.
+    ///
+    /// A death is in the list once somebody has found it: see [`sweep`](Self::sweep).
+    pub fn deaths(&self) -> Vec<Death> {
+        self.0.deaths()
+    }
+
+    /// Looks at every process that has the segment open, and recovers those that are dead. How many there were.
+    ///
+    /// Nobody needs to call it: whoever is blocked by a dead process finds out by itself.
+    pub fn sweep(&self) -> usize {
+        (0..self.0.geometry.rows).filter(|row| self.0.is_dead(*row) && self.0.recover_row(*row)).count()
+    }
+
+    /// A word that counts recoveries: a futex for those who wait for deaths.
+    pub(crate) fn death_seq(&self) -> &AtomicU32 {
+        &self.0.header().death_seq
+    }
+}
+
+impl AsFd for Segment {
+    /// The memory file: pass it to another process, which attaches with [`Segment::from_fd`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Segment({:032x}, {} B, row {})", self.0.id, self.0.geometry.size, self.0.row())
+    }
+}
+
+fn process_name() -> &'static str {
+    PROCESS_NAME.get().map_or("MainProcess", String::as_str)
+}

@@ -1,0 +1,376 @@
+//! Handles of objects: one count for a process, one bit for everybody else, and how handles travel.
+//!
+//! A handle inside a message is kept alive by a count in the directory from the moment it is encoded to the moment it is
+//! decoded. A handle among the arguments of a child is opened for the child's row while the parent encodes it, so it
+//! cannot be lost whoever dies.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::directory::{ObjectId, Standing};
+use super::layout::{Block, ObjectBlock, fnv1a};
+use super::recover::{Kind, kind};
+use super::shm::ShmSlice;
+use super::{Inner, Segment};
+use crate::error::Error;
+use crate::sync::WaitBlock;
+use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+/// An object's memory, for the code of its kind.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub(crate) segment: &'a Inner,
+    pub(crate) id: ObjectId,
+    offset: usize,
+    bytes: usize,
+}
+
+impl<'a> View<'a> {
+    /// Bytes of the object's memory.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the object has no memory.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The block at `offset` of the object.
+    ///
+    /// # Panics
+    /// If it does not lie inside, aligned: kinds compute their offsets from validated sizes.
+    #[inline]
+    pub fn block<T: Block>(&self, offset: usize) -> &'a T {
+        assert!(offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.bytes), "block beyond the object");
+        self.segment.block(self.offset + offset)
+    }
+
+    /// `count` blocks from `offset`.
+    ///
+    /// # Panics
+    /// As [`block`](Self::block).
+    pub fn blocks<T: Block>(&self, offset: usize, count: usize) -> &'a [T] {
+        let bytes = count.checked_mul(size_of::<T>());
+        assert!(bytes.and_then(|b| offset.checked_add(b)).is_some_and(|end| end <= self.bytes), "blocks beyond the object");
+        self.segment.blocks(self.offset + offset, count)
+    }
+
+    /// The bytes from `offset`, a multiple of 8.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    #[inline]
+    pub fn slice(&self, offset: usize, bytes: usize) -> ShmSlice<'a> {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "slice beyond the object");
+        self.segment.slice(self.offset + offset, bytes)
+    }
+
+    /// One of the words that the object's users sleep on.
+    #[inline]
+    pub fn wait(&self, which: usize) -> &'a WaitBlock {
+        &self.segment.entry(self.id.index).waits[which]
+    }
+}
+
+impl Inner {
+    /// The memory of an object that somebody keeps in place.
+    pub(crate) fn view(&self, id: ObjectId) -> Option<(&'static Kind, View<'_>)> {
+        let kind = kind(self.entry(id.index).kind.load(Relaxed))?;
+        let (offset, bytes) = self.entry_memory(id).ok()?;
+        Some((kind, View { segment: self, id, offset, bytes }))
+    }
+}
+
+/// A number for a Rust type, the same in every process of the same program.
+pub(crate) fn type_hash<T: 'static>() -> u64 {
+    fnv1a(std::any::type_name::<T>().as_bytes())
+}
+
+/// One object in one role, open in this process. The last one to be dropped gives it up.
+pub(crate) struct Opened {
+    segment: Arc<Inner>,
+    id: ObjectId,
+    role: usize,
+    kind: &'static Kind,
+    type_hash: u64,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let mut table = self.segment.opened();
+        // Another thread may have opened it anew since our count fell to zero; then the bit is theirs.
+        let key = (self.id, self.role);
+        if table.get(&key).is_some_and(|other| other.strong_count() == 0) {
+            table.remove(&key);
+            self.segment.close_entry(self.id, self.role);
+        }
+    }
+}
+
+/// The objects of one segment that are open in this process.
+pub(crate) type OpenedTable = HashMap<(ObjectId, usize), Weak<Opened>>;
+
+/// A handle of an object: cheap to clone, usable by all threads.
+#[derive(Clone)]
+pub(crate) struct Object(Arc<Opened>);
+
+impl Object {
+    /// Makes an object of `bytes` zeroed bytes; `init` fills it before anybody can see it. Handles for `roles` come back.
+    pub fn create(
+        segment: &Segment,
+        kind: &'static Kind,
+        type_hash: u64,
+        bytes: usize,
+        roles: &[usize],
+        init: impl Fn(&View<'_>) -> Result<(), Error>,
+    ) -> Result<Vec<Self>, Error> {
+        let inner = segment.inner();
+        let lane = inner.lane()?;
+        let mut view_init = |offset: usize| {
+            let id = ObjectId { index: 0, generation: 0 };
+            init(&View { segment: inner, id, offset, bytes })
+        };
+        let id = inner.create_entry(lane, kind, type_hash, bytes, roles, &mut view_init)?;
+        let (offset, _) = inner.entry_memory(id)?;
+        let mut table = inner.opened();
+        Ok(roles
+            .iter()
+            .map(|role| {
+                let segment = inner.clone();
+                let opened = Arc::new(Opened { segment, id, role: *role, kind, type_hash, offset, bytes });
+                table.insert((id, *role), Arc::downgrade(&opened));
+                Self(opened)
+            })
+            .collect())
+    }
+
+    /// Opens an object that exists, as `kind` of `type_hash`.
+    pub fn open(segment: &Segment, id: ObjectId, role: usize, kind: &'static Kind, type_hash: u64) -> Result<Self, Error> {
+        let inner = segment.inner();
+        inner.lane()?;
+        let mut table = inner.opened();
+        if let Some(opened) = table.get(&(id, role)).and_then(Weak::upgrade) {
+            if (opened.kind.code, opened.type_hash) == (kind.code, type_hash) {
+                return Ok(Self(opened));
+            }
+        }
+        inner.open_entry(id, role, kind, type_hash)?;
+        let (offset, bytes) = inner.entry_memory(id)?;
+        let opened = Arc::new(Opened { segment: inner.clone(), id, role, kind, type_hash, offset, bytes });
+        table.insert((id, role), Arc::downgrade(&opened));
+        Ok(Self(opened))
+    }
+
+    pub fn id(&self) -> ObjectId {
+        self.0.id
+    }
+
+    pub fn role(&self) -> usize {
+        self.0.role
+    }
+
+    #[inline]
+    pub fn segment(&self) -> &Inner {
+        &self.0.segment
+    }
+
+    #[inline]
+    pub fn view(&self) -> View<'_> {
+        let Opened { segment, id, offset, bytes, .. } = &*self.0;
+        View { segment, id: *id, offset: *offset, bytes: *bytes }
+    }
+
+    /// The directory entry.
+    #[inline]
+    pub fn entry(&self) -> &ObjectBlock {
+        self.0.segment.entry(self.0.id.index)
+    }
+
+    /// Opens the object for another process's row, in this handle's role.
+    pub fn open_for(&self, row: u32) {
+        self.0.segment.set_bit(self.0.id.index, self.0.role, row);
+    }
+
+    /// Rows of other processes that have the object open in `role`.
+    pub fn other_rows(&self, role: usize) -> impl Iterator<Item = u32> + use<> {
+        let me = self.0.segment.row();
+        self.0.segment.opener_rows(self.0.id.index, role).filter(move |row| *row != me)
+    }
+
+    /// Whether anybody, this process included, has the object open in `role`, or a handle of it is in flight.
+    pub fn is_open(&self, role: usize) -> bool {
+        let entry = self.entry();
+        entry.openers[role].iter().any(|w| w.load(Acquire) != 0) || entry.in_flight[role].load(Acquire) != 0
+    }
+
+    /// Recovers every other process that has the object open and is dead. True if there was one.
+    pub fn bury_openers(&self) -> bool {
+        let segment = &self.0.segment;
+        let mut any = false;
+        for role in 0..2 {
+            for row in self.other_rows(role) {
+                any |= segment.is_dead(row) && segment.recover_row(row);
+            }
+        }
+        any
+    }
+}
+
+/// Blocks of an object, held in place by a count of their own: for hot paths that cannot afford to check offsets.
+pub(crate) struct Pinned<T: Block> {
+    first: *const T,
+    count: usize,
+    _object: Object,
+}
+
+// SAFETY: blocks are atomics in memory that the object keeps mapped; any thread may use them.
+unsafe impl<T: Block> Send for Pinned<T> {}
+// SAFETY: as above.
+unsafe impl<T: Block> Sync for Pinned<T> {}
+
+impl<T: Block> Pinned<T> {
+    /// `count` blocks from `offset` of the object.
+    pub fn new(object: &Object, offset: usize, count: usize) -> Self {
+        let first = object.view().blocks::<T>(offset, count).as_ptr();
+        Self { first, count, _object: object.clone() }
+    }
+}
+
+impl<T: Block> std::ops::Deref for Pinned<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `View::blocks` checked the range, and the object that we hold keeps it mapped at the same address.
+        unsafe { std::slice::from_raw_parts(self.first, self.count) }
+    }
+}
+
+/// Where encoded handles are going, for the calling thread.
+enum Passing {
+    /// To the process that a row was reserved for.
+    Row(u32),
+    /// Into a message that somebody will take some day: handles with a count each, taken back if it is not sent.
+    Message(Vec<Object>),
+}
+
+thread_local! {
+    static PASSING: RefCell<Option<Passing>> = const { RefCell::new(None) };
+}
+
+fn passing<R>(to: Passing, f: impl FnOnce() -> R) -> (R, Option<Passing>) {
+    let before = PASSING.replace(Some(to));
+    struct Restore(Option<Passing>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PASSING.replace(self.0.take());
+        }
+    }
+    let restore = Restore(before);
+    let result = f();
+    let after = PASSING.take();
+    drop(restore);
+    (result, after)
+}
+
+/// Runs `f`; every handle that it serialises is opened for the process of `row`.
+pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
+    passing(Passing::Row(row), f).0
+}
+
+/// Handles that were encoded into a message and are counted as in flight.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct InFlight(Vec<Object>);
+
+impl InFlight {
+    /// The message was not sent: the counts are taken back.
+    pub fn recall(self) {
+        for object in &self.0 {
+            object.entry().in_flight[object.role()].fetch_sub(1, AcqRel);
+        }
+    }
+}
+
+/// Runs `f`, which encodes a message; the handles that it serialised are in flight until they are decoded.
+pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, InFlight) {
+    let (result, after) = passing(Passing::Message(Vec::new()), f);
+    match after {
+        Some(Passing::Message(objects)) => (result, InFlight(objects)),
+        _ => (result, InFlight::default()),
+    }
+}
+
+/// How a handle looks in a message.
+#[derive(Serialize, Deserialize)]
+struct Ticket {
+    segment: u128,
+    id: ObjectId,
+    role: u8,
+    counted: bool,
+}
+
+impl Object {
+    /// Serialises the handle for whoever the calling thread is encoding for.
+    pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let counted = PASSING.with_borrow_mut(|to| match to {
+            Some(Passing::Row(row)) => {
+                self.open_for(*row);
+                Some(false)
+            }
+            Some(Passing::Message(objects)) => {
+                self.entry().in_flight[self.role()].fetch_add(1, AcqRel);
+                objects.push(self.clone());
+                Some(true)
+            }
+            None => None,
+        });
+        let Some(counted) = counted else {
+            return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
+        };
+        Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8, counted }.serialize(serializer)
+    }
+
+    /// Reads a handle that [`pass`](Self::pass) wrote, as `kind` of the type that `type_hash` gives for its role.
+    pub fn receive<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        kind: &'static Kind,
+        type_hash: impl FnOnce(usize) -> u64,
+    ) -> Result<Self, D::Error> {
+        let ticket = Ticket::deserialize(deserializer)?;
+        let segment = Segment::attached(ticket.segment).map_err(de::Error::custom)?;
+        let role = usize::from(ticket.role);
+        let opened = Self::open(&segment, ticket.id, role, kind, type_hash(role));
+        let object = opened.map_err(de::Error::custom)?;
+        if ticket.counted {
+            // Never below zero, whatever the message says.
+            let count = &object.entry().in_flight[object.role()];
+            let mut now = count.load(Relaxed);
+            while now > 0 {
+                match count.compare_exchange(now, now - 1, AcqRel, Relaxed) {
+                    Ok(_) => break,
+                    Err(seen) => now = seen,
+                }
+            }
+        }
+        Ok(object)
+    }
+}
+
+impl Inner {
+    /// After a raw fork: everything that this process inherited is open in its new row too.
+    pub(crate) fn reopen_objects(&self) {
+        let row = self.row();
+        for ((id, role), opened) in self.opened().iter() {
+            if opened.strong_count() > 0 && matches!(self.standing(id.index), (now, Standing::Live) if now == *id) {
+                self.set_bit(id.index, *role, row);
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The robust lock word: it names its owner, so a dead owner can be proven dead and the lock freed.
+//!
+//! # The word
+//! `spare:20 | waiters:1 | owner_died:1 | lane:10`. Free is lane 0. Only the owner changes a word that names it, except
+//! that waiters set their bit; recovery does, after the kernel proved the owner's death.
+//!
+//! | killed | left behind | outcome |
+//! |---|---|---|
+//! | before the CAS of lock | nothing | - |
+//! | while it holds | its lane in the word | recovery stores owner_died and lane 0; the next locker is told |
+//! | after the swap of unlock, before the wake | a free lock and sleepers | their sleeps are bounded (64 ms); recovery wakes them |
+//!
+//! # Memory ordering
+//! The CAS that takes the lock (Acquire) matches the swap that frees it (Release), and recovery's CAS (AcqRel): with
+//! the lock comes everything its last owner wrote, also a dead one.
+//!
+//! Source: Ulrich Drepper, "Futexes Are Tricky", mutex 2, with the owner in the word as in robust futexes.
+
+use super::owner::{LANE_BITS, LANE_MASK, Lane, NOBODY, Peers};
+use super::wait::TimedOut;
+use crate::sys::atomic::{AtomicU32, Ordering, broken, spin_loop};
+use crate::sys::clock::Deadline;
+use crate::sys::{cpu, futex};
+
+const OWNER_DIED: u32 = 1 << LANE_BITS;
+const WAITERS: u32 = 1 << (LANE_BITS + 1);
+
+/// How often a locker looks before it lets others run. The lock of a running owner is free again after a few looks.
+const SPINS: u32 = 100;
+const YIELDS: u32 = 4;
+const SLEEP_MS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+/// How a lock was got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Locked {
+    /// The last owner gave it back.
+    Clean,
+    /// An owner died with it and nobody has declared the data whole since.
+    OwnerDied,
+}
+
+/// A lock word in shared memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct MutexBlock {
+    word: AtomicU32,
+}
+
+fn lane_of(word: u32) -> Lane {
+    (word & LANE_MASK) as Lane
+}
+
+impl MutexBlock {
+    /// A free lock.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self { word: AtomicU32::new(0) }
+    }
+
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_lock(&self, me: Lane) -> Option<Locked> {
+        let order = if broken("mutex: lock without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
+        match self.word.compare_exchange(0, u32::from(me), order, Ordering::Relaxed) {
+            Ok(_) => Some(Locked::Clean),
+            Err(word) if lane_of(word) == NOBODY => self.try_lock_with(me, 0),
+            Err(_) => None,
+        }
+    }
+
+    /// Takes the lock if it is free, whatever bits it has, and adds `bits`.
+    #[cold]
+    fn try_lock_with(&self, me: Lane, bits: u32) -> Option<Locked> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while lane_of(word) == NOBODY {
+            let mine = word | u32::from(me) | bits;
+            match self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) if word & OWNER_DIED != 0 => return Some(Locked::OwnerDied),
+                Ok(_) => return Some(Locked::Clean),
+                Err(seen) => word = seen,
+            }
+        }
+        None
+    }
+
+    /// Takes the lock, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// [`TimedOut`]; the lock may be held by a process that is alive but stopped, and is never taken from it.
+    #[inline]
+    pub fn lock(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
+        match self.try_lock(me) {
+            Some(locked) => Ok(locked),
+            None => self.lock_contended(me, peers, deadline),
+        }
+    }
+
+    #[cold]
+    fn lock_contended(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
+        if cpu::usable_cached() > 1 {
+            for _ in 0..SPINS {
+                if let Some(locked) = self.try_lock_seen(me) {
+                    return Ok(locked);
+                }
+                spin_loop();
+            }
+        }
+        for _ in 0..YIELDS {
+            if deadline.passed() {
+                return self.try_lock_with(me, 0).ok_or(TimedOut);
+            }
+            cpu::yield_now();
+            if let Some(locked) = self.try_lock_seen(me) {
+                return Ok(locked);
+            }
+        }
+        self.lock_asleep(me, peers, deadline)
+    }
+
+    fn try_lock_seen(&self, me: Lane) -> Option<Locked> {
+        (lane_of(self.word.load(Ordering::Relaxed)) == NOBODY).then(|| self.try_lock_with(me, 0)).flatten()
+    }
+
+    /// From here on the lock is taken with the waiters bit: others may sleep behind us, and we cannot tell.
+    fn lock_asleep(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
+        let mut round = 0;
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            let holder = lane_of(word);
+            if holder == NOBODY {
+                match self.try_lock_with(me, WAITERS) {
+                    Some(locked) => return Ok(locked),
+                    None => continue,
+                }
+            }
+            let marked = word | WAITERS;
+            if word != marked
+                && self.word.compare_exchange(word, marked, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            let longest = SLEEP_MS[round.min(SLEEP_MS.len() - 1)] * 1_000_000;
+            let sleep = match deadline.left_ns() {
+                Some(0) => return Err(TimedOut),
+                Some(left) => left.min(longest),
+                None => longest,
+            };
+            if futex::wait(&self.word, marked, Some(sleep)) == futex::Woken::Timeout {
+                round += 1;
+                peers.bury(holder);
+            }
+        }
+    }
+
+    /// Frees the lock, which the caller holds. `consistent` false keeps the mark that an owner died.
+    #[inline]
+    pub fn unlock(&self, consistent: bool) {
+        let word = self.word.swap(if consistent { 0 } else { OWNER_DIED }, Ordering::Release);
+        if word & WAITERS != 0 && !broken("mutex: unlock without waking") {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        futex::wake(&self.word, 1);
+    }
+
+    /// The lane that holds the lock now; [`NOBODY`] if it is free. Old as soon as it is known.
+    pub fn holder(&self) -> Lane {
+        lane_of(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Whether a dead process holds it.
+    pub fn held_by(&self, dead: &dyn Fn(Lane) -> bool) -> bool {
+        let holder = self.holder();
+        holder != NOBODY && dead(holder)
+    }
+
+    /// Frees the lock of an owner that is proven dead, and marks that. True if there was one.
+    ///
+    /// Only the one exclusive recoverer of that process calls this, so the lane cannot have been given away meanwhile.
+    pub fn recover(&self, dead: &dyn Fn(Lane) -> bool) -> bool {
+        let mut word = self.word.load(Ordering::Acquire);
+        while lane_of(word) != NOBODY && dead(lane_of(word)) {
+            let free = if broken("mutex: recover without the mark") { WAITERS } else { OWNER_DIED | WAITERS };
+            match self.word.compare_exchange(word, free, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    futex::wake(&self.word, 1);
+                    return true;
+                }
+                Err(seen) => word = seen,
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+pub(super) mod model_doors {
+    use super::*;
+
+    impl MutexBlock {
+        /// What the lockers sleep on.
+        pub(in crate::sync) fn word_for_model(&self) -> &AtomicU32 {
+            &self.word
+        }
+
+        /// A whole lock without spinning or deadline.
+        pub(in crate::sync) fn lock_at_once(&self, me: Lane, peers: &impl Peers) -> Locked {
+            match self.try_lock(me) {
+                Some(locked) => locked,
+                None => self.lock_asleep(me, peers, Deadline::NEVER).unwrap(),
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Who owns a claim: lanes, and what a waiter may ask about the owner that blocks it.
+
+/// A thread's number in a segment, 1 to 1022. 0 is [`NOBODY`]; 1023 belongs to no thread and holds what orphans left.
+pub type Lane = u16;
+
+/// The lane in a word that nobody has claimed.
+pub const NOBODY: Lane = 0;
+
+/// The lane that no thread has.
+pub const ORPHAN: Lane = 1023;
+
+/// Bits of a lane in a shared word.
+pub const LANE_BITS: u32 = 10;
+
+/// Mask of a lane in a shared word.
+pub const LANE_MASK: u32 = (1 << LANE_BITS) - 1;
+
+/// What a blocking primitive needs to know of the other users of its memory.
+pub trait Peers {
+    /// Asks the kernel whether the process of `lane` is dead and, if so, recovers everything that it held. True if
+    /// something was recovered, so that the caller looks again at once.
+    ///
+    /// The caller never acts on the lane itself: between the proof and its store the lane could have been given to
+    /// somebody alive.
+    fn bury(&self, lane: Lane) -> bool;
+
+    /// Whether committers go without a fence, so that a sleeper needs the heavy barrier for both.
+    fn asymmetric(&self) -> bool;
+}

@@ -1,0 +1,55 @@
+//! The file behind an anonymous segment: a memfd of fixed, sealed size whose pages are committed before they are touched.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
+
+/// Seals that make a size final: nobody can shrink the file under a reader (SIGBUS) or take the seals off.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Makes a sparse memory file of `bytes`, sealed at that size, closed on exec.
+pub fn create(name: &str, bytes: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&fd, bytes)?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    Ok(fd)
+}
+
+/// Whether nobody can change the file's size any more.
+pub fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match rustix::fs::fcntl_get_seals(fd) {
+        Ok(seals) => Ok(seals.contains(SEALS)),
+        Err(rustix::io::Errno::INVAL) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Size of the file in bytes.
+pub fn size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(fd)?.st_size as u64)
+}
+
+/// Commits the pages of a range now, so that running out of memory is this call's error and not a later SIGBUS.
+pub fn commit(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, bytes))?)
+}
+
+/// Opens the same file once more, as an open file description of its own.
+pub fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
+}
+
+/// Another descriptor of the same open file description.
+pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}
+
+/// 16 random bytes from the kernel.
+pub fn random_id() -> io::Result<[u8; 16]> {
+    let mut id = [0u8; 16];
+    rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty()))?;
+    Ok(id)
+}
