@@ -2,6 +2,7 @@
 
 pub mod channel;
 mod error;
+pub mod process;
 pub mod ring;
 pub mod segment;
 pub mod shared;
@@ -10,5 +11,6 @@ mod sys;
 
 pub use channel::{Connection, GetError, PutError, Queue, RecvError, SendError, pipe};
 pub use error::{Error, ErrorKind};
+pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{Lock, LockError, Mutex, MutexGuard};

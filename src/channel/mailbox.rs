@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
 use crate::error::{Error, ErrorKind};
 use crate::ring::{ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError};
-use crate::segment::{Holder, Losses, Object, PAGE, Pinned, Run, View};
+use crate::segment::{Holder, Losses, Object, PAGE, Pinned, Run, ShmSlice, View};
 use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicU32, AtomicU64 as Shared};
@@ -169,7 +169,7 @@ impl Mailbox {
     }
 
     #[inline]
-    fn data(&self, index: usize, granules: u32) -> crate::segment::ShmSlice<'_> {
+    fn data(&self, index: usize, granules: u32) -> ShmSlice<'_> {
         let at = self.numbers.words_at(3) + (index << GRANULE_SHIFT);
         self.object.view().slice(at, (granules as usize) << GRANULE_SHIFT)
     }
@@ -191,7 +191,7 @@ impl Mailbox {
     /// Stores a message, waiting for room until `deadline`. `stop` may end the wait.
     pub fn send(&self, lane: Lane, bytes: &[u8], deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
         match self.granules_for(bytes.len()) {
-            Some(n) => self.send_record(lane, n, INLINE, &[bytes], deadline, stop),
+            Some(n) => self.send_record(lane, n, INLINE, bytes, deadline, stop),
             None => self.send_block(lane, bytes, deadline, stop),
         }
     }
@@ -210,12 +210,12 @@ impl Mailbox {
         }
         let segment = self.object.segment();
         let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
-        segment.run_slice(run).write(bytes);
+        segment.run_slice(run).write(0, bytes);
         let mut payload = [0u8; BLOCK_PAYLOAD];
-        payload[..4].copy_from_slice(&run.page.to_le_bytes());
-        payload[4..8].copy_from_slice(&run.generation.to_le_bytes());
-        payload[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let sent = self.send_record(lane, 1, BLOCK, &[&payload], deadline, stop);
+        let word = u64::from(run.page) | u64::from(run.generation) << 32;
+        payload[..8].copy_from_slice(&word.to_ne_bytes());
+        payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
+        let sent = self.send_record(lane, 1, BLOCK, &payload, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
             Err(_) => segment.free(run),
@@ -229,14 +229,14 @@ impl Mailbox {
         lane: Lane,
         n: u32,
         kind: u32,
-        payload: &[&[u8]; 1],
+        payload: &[u8],
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), Ended> {
-        match self.try_record(lane, n, kind, payload[0]) {
+        match self.try_record(lane, n, kind, payload) {
             Ok(()) => Ok(()),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
-            Err(Refused::NotNow) => self.wait_for_room(lane, n, kind, payload[0], deadline, stop),
+            Err(Refused::NotNow) => self.wait_for_room(lane, n, kind, payload, deadline, stop),
         }
     }
 
@@ -252,8 +252,8 @@ impl Mailbox {
             }
         };
         let data = self.data(ring.index(claim.position), n);
-        data.write(&(u64::from(payload.len() as u32) | u64::from(kind) << 32).to_le_bytes());
-        data.from(RECORD_HEAD).write(payload);
+        data.write(0, &(u64::from(payload.len() as u32) | u64::from(kind) << 32).to_ne_bytes());
+        data.write(RECORD_HEAD, payload);
         ring.commit(claim, lane);
         self.items().notify(self.object.segment());
         Ok(())
@@ -317,36 +317,34 @@ impl Mailbox {
     fn read_record(
         &self,
         lane: Lane,
-        data: &crate::segment::ShmSlice<'_>,
+        data: &ShmSlice<'_>,
         bytes: &mut Vec<u8>,
     ) -> Result<Option<Run>, Error> {
-        let mut head = [0u8; RECORD_HEAD];
-        data.read(&mut head);
-        let head = u64::from_le_bytes(head);
+        let head = data.read_u64(0);
         let (len, kind) = (head as u32 as usize, (head >> 32) as u32);
-        let body = data.from(RECORD_HEAD);
-        if len > body.len() {
-            return Err(Error::corrupt("message", "length", len, format!("at most {} B", body.len())));
+        let room = data.len() - RECORD_HEAD;
+        if len > room {
+            return Err(Error::corrupt("message", "length", len, format!("at most {room} B")));
         }
         match kind {
             INLINE => {
-                body.read_into(len, bytes);
+                data.read_into(RECORD_HEAD, len, bytes);
                 Ok(None)
             }
-            BLOCK => self.read_block(lane, &body, bytes).map(Some),
+            BLOCK => self.read_block(lane, data, bytes).map(Some),
             _ => Err(Error::corrupt("message", "kind", kind, "1 or 2")),
         }
     }
 
-    fn read_block(&self, lane: Lane, body: &crate::segment::ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
-        let (page, generation, len) = block_payload(body);
+    fn read_block(&self, lane: Lane, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
+        let (page, generation, len) = block_payload(data);
         let segment = self.object.segment();
         let run = segment.check_run(page, generation, self.object.id().word()).filter(|run| len <= run.bytes() as u64);
         let Some(run) = run else {
             let found = format!("page {page} generation {generation}, {len} B");
             return Err(Error::corrupt("message", "block", found, "a block of this queue"));
         };
-        segment.run_slice(run).read_into(len as usize, bytes);
+        segment.run_slice(run).read_into(0, len as usize, bytes);
         segment.retire(run, lane);
         Ok(run)
     }
@@ -430,13 +428,10 @@ impl Mailbox {
     }
 }
 
-fn block_payload(body: &crate::segment::ShmSlice<'_>) -> (u32, u32, u64) {
-    let mut payload = [0u8; BLOCK_PAYLOAD];
-    if body.len() >= BLOCK_PAYLOAD {
-        body.read(&mut payload);
-    }
-    let word = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().expect("8 of 16 bytes"));
-    (word(0) as u32, (word(0) >> 32) as u32, word(8))
+/// Page, generation and bytes in a record of kind BLOCK. Every record has room for them: a granule is larger.
+fn block_payload(data: &ShmSlice<'_>) -> (u32, u32, u64) {
+    let word = data.read_u64(RECORD_HEAD);
+    (word as u32, (word >> 32) as u32, data.read_u64(RECORD_HEAD + 8))
 }
 
 // ---- recovery, for the kinds that have mailboxes
@@ -460,10 +455,8 @@ pub(super) fn linked(view: &View<'_>, base: usize, f: &mut dyn FnMut(u32)) -> Re
     ring.for_each_live(&mut |position, n| {
         let at = numbers.words_at(3) + (ring.index(position) << GRANULE_SHIFT);
         let data = view.slice(at, (n as usize) << GRANULE_SHIFT);
-        let mut head = [0u8; RECORD_HEAD];
-        data.read(&mut head);
-        if (u64::from_le_bytes(head) >> 32) as u32 == BLOCK {
-            f(block_payload(&data.from(RECORD_HEAD)).0);
+        if (data.read_u64(0) >> 32) as u32 == BLOCK {
+            f(block_payload(&data).0);
         }
     })
     .map_err(corrupt)

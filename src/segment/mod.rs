@@ -85,15 +85,15 @@ impl Inner {
         unsafe { std::slice::from_raw_parts(self.map.base().add(offset).cast::<T>(), count) }
     }
 
-    /// `bytes` bytes from `offset`, a multiple of 8.
+    /// `bytes` bytes from `offset`.
     ///
     /// # Panics
     /// If they do not lie inside.
     #[inline]
     pub(crate) fn slice(&self, offset: usize, bytes: usize) -> ShmSlice<'_> {
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.map.len());
-        assert!(inside && offset % 8 == 0, "slice beyond the segment");
-        // SAFETY: inside the mapping, which lives as long as `self`, and aligned to 8.
+        assert!(inside, "slice beyond the segment");
+        // SAFETY: inside the mapping, which lives as long as `self`.
         unsafe { ShmSlice::new(self.map.base().add(offset), bytes) }
     }
 
@@ -177,9 +177,9 @@ impl Segment {
     }
 
     /// Child side of a start: maps the family segment and becomes the row that the parent reserved.
-    pub(crate) fn adopt(segment: OwnedFd, lock: OwnedFd, row: u32, name: &str) -> Result<Self, Error> {
-        let _ = PROCESS_NAME.set(name.to_owned());
+    pub(crate) fn adopt(segment: OwnedFd, lock: OwnedFd, row: u32) -> Result<Self, Error> {
         let segment = Self::attach(segment, |inner| inner.adopt_row(row, lock))?;
+        let _ = PROCESS_NAME.set(peers::read_name(&segment.0.row_block(row).name));
         family::set(segment.clone())?;
         Ok(segment)
     }
@@ -258,6 +258,40 @@ impl Segment {
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0
+    }
+
+    /// This process's own row.
+    pub(crate) fn row(&self) -> u32 {
+        self.0.row()
+    }
+
+    /// Reserves a process row for a child that is about to be started.
+    pub(crate) fn reserve_row(&self, name: &str) -> Result<ReservedRow, Error> {
+        self.0.reserve_row(name)
+    }
+
+    /// The child of `row` has ended and was reaped: what it held is recovered now, and if it ended by itself it is not
+    /// counted as a death.
+    pub(crate) fn child_ended(&self, row: u32, pid: u32, by_itself: bool) {
+        self.0.child_ended(row, pid, by_itself);
+    }
+
+    /// Says, if this process has a family segment, that the process is about to end by itself.
+    pub(crate) fn announce_leaving() {
+        if let Some(segment) = family::existing() {
+            segment.0.announce_leaving();
+        }
+    }
+
+    /// Makes an object of zeroed bytes, for kinds that need no more.
+    pub(crate) fn create_object(&self, kind: &'static Kind, type_hash: u64, bytes: usize) -> Result<Object, Error> {
+        let mut made = Object::create(self, kind, type_hash, bytes, &[0], |_| Ok(()))?;
+        Ok(made.pop().expect("one role, one handle"))
+    }
+
+    /// Opens an object that [`create_object`](Self::create_object) made.
+    pub(crate) fn open_object(&self, id: ObjectId, kind: &'static Kind, type_hash: u64) -> Result<Object, Error> {
+        Object::open(self, id, 0, kind, type_hash)
     }
 
     /// The processes that died with the segment open, as far as their rows remember, the latest last.

@@ -18,6 +18,7 @@ use super::{Inner, Segment};
 use crate::error::Error;
 use crate::sync::WaitBlock;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// An object's memory, for the code of its kind.
 #[derive(Clone, Copy)]
@@ -59,7 +60,7 @@ impl<'a> View<'a> {
         self.segment.blocks(self.offset + offset, count)
     }
 
-    /// The bytes from `offset`, a multiple of 8.
+    /// The bytes from `offset`.
     ///
     /// # Panics
     /// If they do not lie inside.
@@ -190,6 +191,26 @@ impl Object {
     #[inline]
     pub fn entry(&self) -> &ObjectBlock {
         self.0.segment.entry(self.0.id.index)
+    }
+
+    /// Bytes of its memory.
+    pub fn len(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// The 32-bit word at `offset`.
+    pub fn word32(&self, offset: usize) -> &AtomicU32 {
+        self.view().block(offset)
+    }
+
+    /// The 64-bit word at `offset`.
+    pub fn word64(&self, offset: usize) -> &AtomicU64 {
+        self.view().block(offset)
+    }
+
+    /// `bytes` bytes from `offset`.
+    pub fn bytes(&self, offset: usize, bytes: usize) -> ShmSlice<'_> {
+        self.view().slice(offset, bytes)
     }
 
     /// Opens the object for another process's row, in this handle's role.

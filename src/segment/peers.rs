@@ -229,6 +229,21 @@ impl Inner {
         self.row_block(self.row()).state.fetch_or(LEAVING, AcqRel);
     }
 
+    /// A child of this process has ended.
+    pub(crate) fn child_ended(&self, row: u32, pid: u32, by_itself: bool) {
+        let block = self.row_block(row);
+        let state = self.row_state(row);
+        // Somebody else may have recovered it already, and the row may have a new user.
+        if !state.is_active() || block.pid.load(Relaxed) != pid {
+            return;
+        }
+        if by_itself {
+            let _ = block.state.compare_exchange(state.0, state.0 | LEAVING, AcqRel, Relaxed);
+        }
+        // The kernel drops the lock before it lets the parent reap; a recoverer may be at work beside us.
+        self.recover_row(row);
+    }
+
     /// Marks a row's losses as counted.
     pub(crate) fn mark_counted(&self, row: u32) {
         self.row_block(row).state.fetch_or(COUNTED, AcqRel);

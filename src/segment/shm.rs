@@ -15,7 +15,7 @@ pub struct ShmSlice<'a> {
 
 impl ShmSlice<'_> {
     /// # Safety
-    /// `base` is aligned to 8 and `len` bytes from it stay mapped and writable for the lifetime.
+    /// `len` bytes from `base` stay mapped and writable for the lifetime.
     pub(super) unsafe fn new(base: *mut u8, len: usize) -> Self {
         Self { base, len, memory: PhantomData }
     }
@@ -30,51 +30,58 @@ impl ShmSlice<'_> {
         self.len == 0
     }
 
-    /// The part from `offset`, a multiple of 8, to the end.
-    ///
-    /// # Panics
-    /// If `offset` is not a multiple of 8 or beyond the end.
+    /// Address of `bytes` bytes from `offset`.
     #[inline]
-    pub fn from(&self, offset: usize) -> Self {
-        assert!(offset % 8 == 0 && offset <= self.len, "offset {offset} of a slice of {} bytes", self.len);
-        // SAFETY: a part of the same memory, at a multiple of 8 from an aligned base.
-        unsafe { Self::new(self.base.add(offset), self.len - offset) }
+    fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.len);
+        assert!(inside, "{bytes} bytes at {offset} of a slice of {}", self.len);
+        // SAFETY: inside the slice, as just checked.
+        unsafe { self.base.add(offset) }
     }
 
-    /// Copies `bytes` to the start.
+    /// Copies `bytes` to `offset`.
     ///
     /// # Panics
-    /// If there are more bytes than fit.
+    /// If they do not fit.
     #[inline]
-    pub fn write(&self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.len, "{} bytes into a slice of {}", bytes.len(), self.len);
-        // SAFETY: aligned and mapped by construction; the length was checked.
-        unsafe { copy::write_shared(self.base, bytes) };
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        // SAFETY: mapped by construction; `at` checked the range.
+        unsafe { copy::write_shared(self.at(offset, bytes.len()), bytes) };
     }
 
-    /// Copies from the start to `to`.
+    /// Copies the bytes at `offset` to `to`.
     ///
     /// # Panics
-    /// If more bytes are wanted than there are.
+    /// If more are wanted than there are.
     #[inline]
-    pub fn read(&self, to: &mut [u8]) {
-        assert!(to.len() <= self.len, "{} bytes from a slice of {}", to.len(), self.len);
-        // SAFETY: aligned and mapped by construction; the length was checked.
-        unsafe { copy::read_shared(self.base, to.as_mut_ptr(), to.len()) };
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        // SAFETY: mapped by construction; `at` checked the range.
+        unsafe { copy::read_shared(self.at(offset, to.len()), to.as_mut_ptr(), to.len()) };
     }
 
-    /// Replaces the contents of `to` by the first `len` bytes.
+    /// Copies the 64-bit number at `offset`, as this machine stores it.
     ///
     /// # Panics
-    /// If more bytes are wanted than there are.
+    /// If it does not lie inside.
     #[inline]
-    pub fn read_into(&self, len: usize, to: &mut Vec<u8>) {
-        assert!(len <= self.len, "{len} bytes from a slice of {}", self.len);
+    pub fn read_u64(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(offset, &mut bytes);
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Replaces the contents of `to` by the `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// If more are wanted than there are.
+    #[inline]
+    pub fn read_into(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        let from = self.at(offset, len);
         to.clear();
         to.reserve(len);
-        // SAFETY: the length was checked, the vector has room for it, and all of it is written before it counts.
+        // SAFETY: the range was checked, the vector has room for it, and all of it is written before it counts.
         unsafe {
-            copy::read_shared(self.base, to.as_mut_ptr(), len);
+            copy::read_shared(from, to.as_mut_ptr(), len);
             to.set_len(len);
         }
     }
@@ -85,20 +92,20 @@ impl ShmSlice<'_> {
     /// If there are fewer bytes than a `T` has.
     #[inline]
     pub fn read_checked<T: bytemuck::CheckedBitPattern>(&self) -> Option<T> {
-        assert!(size_of::<T>() <= self.len, "{} bytes from a slice of {}", size_of::<T>(), self.len);
+        let from = self.at(0, size_of::<T>());
         let mut value = std::mem::MaybeUninit::<T>::uninit();
         // SAFETY: the length was checked and the private side is a T's worth of memory. Bits is any bytes of that size
         // and layout (the trait's promise), all of them written, so it may be looked at; and what it accepts is a T.
         unsafe {
-            copy::read_shared(self.base, value.as_mut_ptr().cast(), size_of::<T>());
+            copy::read_shared(from, value.as_mut_ptr().cast(), size_of::<T>());
             T::is_valid_bit_pattern(&*value.as_ptr().cast::<T::Bits>()).then(|| value.assume_init())
         }
     }
 
     /// All bytes, copied.
-    pub fn to_vec(&self) -> Vec<u8> {
+    pub fn read_to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.read_into(self.len, &mut bytes);
+        self.read_into(0, self.len, &mut bytes);
         bytes
     }
 
@@ -107,8 +114,7 @@ impl ShmSlice<'_> {
         const ZEROS: [u8; 4096] = [0; 4096];
         let mut at = 0;
         while at < self.len {
-            let part = self.from(at);
-            part.write(&ZEROS[..part.len.min(ZEROS.len())]);
+            self.write(at, &ZEROS[..(self.len - at).min(ZEROS.len())]);
             at += ZEROS.len();
         }
     }

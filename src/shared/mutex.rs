@@ -131,7 +131,7 @@ impl<T: NoUninit + CheckedBitPattern> Mutex<T> {
     pub fn new_in(segment: &Segment, value: T) -> Result<Self, Error> {
         let bytes = VALUE_AT + size_of::<T>();
         let mut made = Object::create(segment, &MUTEX, type_hash::<T>(), bytes, &[0], |view| {
-            view.slice(VALUE_AT, size_of::<T>()).write(bytemuck::bytes_of(&value));
+            view.slice(VALUE_AT, size_of::<T>()).write(0, bytemuck::bytes_of(&value));
             Ok(())
         })?;
         Self::from_object(made.pop().expect("one role, one handle"))
@@ -278,7 +278,7 @@ impl<T: NoUninit + CheckedBitPattern> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         if self.changed {
-            self.mutex.slice().write(bytemuck::bytes_of(&self.value));
+            self.mutex.slice().write(0, bytemuck::bytes_of(&self.value));
         }
         self.mutex.word[0].unlock(self.consistent);
     }

@@ -134,8 +134,14 @@ fn committers_and_sleepers(sleepers: u32) {
         };
         let take = |shared: &(WaitBlock, AtomicU32)| {
             shared.0.sleep_until(&Alive, || {
-                let n = shared.1.load(Acquire);
-                n > 0 && shared.1.compare_exchange(n, n - 1, Acquire, Relaxed).is_ok()
+                let mut n = shared.1.load(Acquire);
+                while n > 0 {
+                    match shared.1.compare_exchange(n, n - 1, Acquire, Relaxed) {
+                        Ok(_) => return true,
+                        Err(seen) => n = seen,
+                    }
+                }
+                false
             });
         };
         let other = (sleepers > 1).then(|| {

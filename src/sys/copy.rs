@@ -2,7 +2,7 @@
 //!
 //! Another process may write the shared side at any time. Such a copy may tear, and its reader checks what arrived; but
 //! it must not be a data race in the eyes of the compiler, which could read a byte twice and believe both. Small copies
-//! are relaxed atomic words; large ones go through libc's `memcpy`, called through a pointer that is opaque here.
+//! are relaxed atomic words; large and unaligned ones go through libc's `memcpy`, called through a pointer that is opaque here.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -19,18 +19,18 @@ fn opaque_memcpy() -> Memcpy {
 /// Copies `from` to shared memory at `to`.
 ///
 /// # Safety
-/// `to` is aligned to 8 and `from.len()` bytes from it are mapped and writable.
+/// `from.len()` bytes from `to` are mapped and writable.
 #[inline]
 pub unsafe fn write_shared(to: *mut u8, from: &[u8]) {
     let bytes = from.len();
-    if bytes > BY_WORDS {
+    if bytes > BY_WORDS || to.addr() % 8 != 0 {
         // SAFETY: the caller's promise; the regions cannot overlap, one is private and one is not.
         unsafe { opaque_memcpy()(to.cast(), from.as_ptr().cast(), bytes) };
         return;
     }
     let words = bytes / 8;
     for k in 0..words {
-        // SAFETY: k * 8 + 8 <= bytes, so both sides are inside; the shared side is aligned by the caller's promise.
+        // SAFETY: k * 8 + 8 <= bytes, so both sides are inside; the shared side is aligned, see above.
         unsafe {
             let word = from.as_ptr().add(k * 8).cast::<u64>().read_unaligned();
             (*to.add(k * 8).cast::<AtomicU64>()).store(word, Relaxed);
@@ -45,17 +45,17 @@ pub unsafe fn write_shared(to: *mut u8, from: &[u8]) {
 /// Copies `bytes` from shared memory at `from` to `to`.
 ///
 /// # Safety
-/// `from` is aligned to 8, `bytes` bytes from it are mapped, and `to` is valid for as many writes.
+/// `bytes` bytes from `from` are mapped, and `to` is valid for as many writes.
 #[inline]
 pub unsafe fn read_shared(from: *const u8, to: *mut u8, bytes: usize) {
-    if bytes > BY_WORDS {
+    if bytes > BY_WORDS || from.addr() % 8 != 0 {
         // SAFETY: the caller's promise; the regions cannot overlap, one is private and one is not.
         unsafe { opaque_memcpy()(to.cast(), from.cast(), bytes) };
         return;
     }
     let words = bytes / 8;
     for k in 0..words {
-        // SAFETY: k * 8 + 8 <= bytes, so both sides are inside; the shared side is aligned by the caller's promise.
+        // SAFETY: k * 8 + 8 <= bytes, so both sides are inside; the shared side is aligned, see above.
         unsafe {
             let word = (*from.add(k * 8).cast::<AtomicU64>()).load(Relaxed);
             to.add(k * 8).cast::<u64>().write_unaligned(word);

@@ -9,10 +9,13 @@ pub mod clock;
 pub mod copy;
 pub mod cpu;
 pub mod futex;
+pub mod identity;
+pub mod image;
 
 
 pub mod liveness;
 pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
+pub mod spawn;
 

@@ -1,0 +1,87 @@
+//! Where a child begins: before `main`, in a function that the C library calls because it stands in `.init_array`.
+//!
+//! So any program can be the parent of its own copy, with nothing to call in `main`: binaries, unit tests, doctests,
+//! benches, examples. A process is a child if its environment says so; then this function never returns, and neither the
+//! rest of the C library's start-up, nor `main`, nor Rust's runtime before `main` is run: what the child needs of them, it
+//! does itself. In any other process the cost is one look into the environment.
+
+use super::child;
+use crate::segment::ObjectId;
+use crate::sys::image::{Constructor, Image};
+use crate::sys::spawn;
+use std::os::fd::RawFd;
+
+/// The environment variable that makes a process a child. It is gone before anything of the program runs.
+pub(super) const VARIABLE: &str = "KINFOLK_CHILD";
+
+/// What the variable says: what the parent left open, and where the work lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) segment: RawFd,
+    pub(super) lock: RawFd,
+    pub(super) life: RawFd,
+    pub(super) row: u32,
+    pub(super) handoff: ObjectId,
+}
+
+/// Tickets of another version are for another copy of this library in the same program.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ":");
+
+impl Ticket {
+    pub(super) fn to_text(self) -> String {
+        let Self { segment, lock, life, row, handoff: ObjectId { index, generation } } = self;
+        format!("{VERSION}{segment},{lock},{life},{row},{index},{generation}")
+    }
+
+    /// `None` if `text` is not what [`to_text`](Self::to_text) makes.
+    fn parse(text: &str) -> Option<Self> {
+        let numbers: Result<Vec<u32>, _> = text.strip_prefix(VERSION)?.split(',').map(str::parse).collect();
+        let [segment, lock, life, row, index, generation] = numbers.ok()?[..] else { return None };
+        let fd = |n: u32| RawFd::try_from(n).ok();
+        let handoff = ObjectId { index, generation };
+        Some(Self { segment: fd(segment)?, lock: fd(lock)?, life: fd(life)?, row, handoff })
+    }
+}
+
+#[used]
+// SAFETY: the section is an array of functions of this very type, which the C library calls once each.
+#[unsafe(link_section = ".init_array")]
+static ENTRY: Constructor = enter;
+
+extern "C" fn enter(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char, envp: *const *const std::ffi::c_char) {
+    let text = std::env::var(VARIABLE).unwrap_or_default();
+    if !text.starts_with(VERSION) {
+        return;
+    }
+    // SAFETY: this runs before `main`, in the only thread (a constructor that starts threads which change the environment
+    // could not be used with any program).
+    unsafe { spawn::take_variable(VARIABLE) };
+    let Some(ticket) = Ticket::parse(&text) else {
+        eprintln!("kinfolk: the environment variable {VARIABLE} is set, but not by a parent of this process");
+        std::process::exit(1);
+    };
+    spawn::prepare_runtime();
+    for constructor in Image::of_program().constructors_after(enter) {
+        constructor(argc, argv, envp);
+    }
+    child::run(ticket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_read_as_it_was_written() {
+        let handoff = ObjectId { index: 7, generation: u32::MAX };
+        let ticket = Ticket { segment: 3, lock: 4, life: 5, row: 255, handoff };
+        assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
+    }
+
+    #[test]
+    fn other_texts_are_no_tickets() {
+        for text in ["", "0.0.0:1,2,3,4,5,6", &format!("{VERSION}1,2,3"), &format!("{VERSION}1,2,3,4,5,-6")] {
+            assert_eq!(Ticket::parse(text), None);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Child processes that run a function of this program.
+//!
+//! [`Process::spawn`] starts this program once more, and instead of `main` the copy runs the given function. Arguments and
+//! result travel through the family's shared memory; handles of queues, locks and containers may be among them.
+//!
+//! ```
+//! use kinfolk::Process;
+//!
+//! let child = Process::spawn(|(a, b): (u32, u32)| a + b, (2, 3))?;
+//! assert_eq!(child.join()?, 5);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What a child inherits
+//! Environment, arguments, working directory, standard streams, the calling thread's signal mask, ignored signals. No
+//! other descriptor, no memory, no thread: a `static` has its initial value in the child. `main` does not run in it;
+//! constructors that the C library would run before `main` do. Where the C library passes them no arguments (musl),
+//! [`std::env::args`] is empty in a child.
+//!
+//! # How children end
+//! A child ends with its function: exit code 0, or 1 after a panic. It waits for its own children first. When a parent
+//! exits, it terminates its daemons and waits for its other children. When a parent dies, its children are killed at once,
+//! and theirs after them, so that nothing is left behind. A parent that replaces itself by `exec` counts as dead.
+//!
+//! # Rules
+//! 1. A child is waited for and signalled through its pidfd alone; the kernel is asked for its status once.
+//! 2. The registry's lock is never held while code of the program runs, nor while anything blocks.
+
+mod child;
+mod current;
+mod entry;
+mod error;
+mod exit;
+mod function;
+mod handle;
+mod handoff;
+mod spawn;
+
+pub use current::{Current, Parent, cpu_count, current, parent};
+pub use error::JoinError;
+pub use exit::active_children;
+pub use handle::Child;
+pub use spawn::Builder;
+
+use crate::error::Error;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// A child process, and the claim on what its function returns.
+///
+/// Dropping it neither waits for the child nor ends it; a child that was dropped is still waited for when this process
+/// exits, unless it is a daemon.
+///
+/// Python: `multiprocessing.Process`, started.
+#[derive(Debug)]
+pub struct Process<R> {
+    child: Child,
+    result: PhantomData<fn() -> R>,
+}
+
+/// Work that runs in a child, with its data: the counterpart of a Python subclass of `Process`.
+///
+/// ```
+/// use kinfolk::{Process, process::Run};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Greeting {
+///     whom: String,
+/// }
+///
+/// impl Run for Greeting {
+///     type Output = String;
+///     fn run(self) -> String {
+///         format!("hello {}", self.whom)
+///     }
+/// }
+///
+/// assert_eq!(Process::run(Greeting { whom: "world".into() })?.join()?, "hello world");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Run: Serialize + DeserializeOwned + 'static {
+    /// What the work yields.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Does the work, in the child.
+    fn run(self) -> Self::Output;
+}
+
+impl Process<()> {
+    /// Starts a child under a name, or as a daemon.
+    ///
+    /// ```
+    /// use kinfolk::{Process, process};
+    ///
+    /// let child = Process::builder().name("clock").spawn(|()| process::current().name().to_owned(), ())?;
+    /// assert_eq!(child.name(), "clock");
+    /// assert_eq!(child.join()?, "clock");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+impl<R: Serialize + DeserializeOwned> Process<R> {
+    /// Starts a child that calls `function` with `args`, and returns when the child exists, before it has begun.
+    ///
+    /// `function` is a function or a closure that captures nothing (anything else does not compile); it takes one argument,
+    /// so several are a tuple. It must be a function of the main program: one in a shared object cannot be started. The
+    /// child is a fresh copy of the program, so what `function` relies on besides its argument it has to set up.
+    ///
+    /// `args` is encoded here and dropped before this returns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooManyProcesses`](crate::ErrorKind::TooManyProcesses) if the family is full,
+    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the arguments do not fit its memory,
+    /// [`Codec`](crate::ErrorKind::Codec) if they cannot be encoded,
+    /// [`ForeignFunction`](crate::ErrorKind::ForeignFunction) for a function of a shared object, and
+    /// [`Os`](crate::ErrorKind::Os) if the system refuses to start a process. What goes wrong in the child is told by
+    /// [`join`](Self::join).
+    ///
+    /// Python: `Process(target=function, args=args).start()`.
+    #[doc(alias = "start")]
+    pub fn spawn<F, A>(function: F, args: A) -> Result<Self, Error>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+    {
+        Builder::default().spawn(function, args)
+    }
+
+    /// Starts a child that runs `job`: see [`Run`].
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn run<J: Run<Output = R>>(job: J) -> Result<Self, Error> {
+        Builder::default().run(job)
+    }
+}
+
+/// What does not depend on the result: see [`Child`], which is the same child for any result.
+impl<R> Process<R> {
+    /// The child without its result.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// The name it was started under.
+    pub fn name(&self) -> &str {
+        self.child.name()
+    }
+
+    /// Its process id: see [`Child::pid`].
+    #[doc(alias = "ident")]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Whether it ends with this process, instead of being waited for.
+    pub fn is_daemon(&self) -> bool {
+        self.child.is_daemon()
+    }
+
+    /// Whether it has not ended yet. It does not block.
+    pub fn is_alive(&self) -> bool {
+        self.child.is_alive()
+    }
+
+    /// How it ended: 0, 1 after a panic, the code it exited with, -N after signal N: see [`Child::exit_code`].
+    #[doc(alias = "exitcode")]
+    pub fn exit_code(&self) -> Option<i32> {
+        self.child.exit_code()
+    }
+
+    /// Asks it to end, by SIGTERM: see [`Child::terminate`].
+    ///
+    /// # Errors
+    /// As [`Child::terminate`].
+    pub fn terminate(&self) -> Result<(), Error> {
+        self.child.terminate()
+    }
+
+    /// Ends it, by SIGKILL: see [`Child::kill`].
+    ///
+    /// # Errors
+    /// As [`Child::terminate`].
+    pub fn kill(&self) -> Result<(), Error> {
+        self.child.kill()
+    }
+
+    /// Interrupts it, by SIGINT: see [`Child::interrupt`].
+    ///
+    /// # Errors
+    /// As [`Child::terminate`].
+    pub fn interrupt(&self) -> Result<(), Error> {
+        self.child.interrupt()
+    }
+
+    /// A descriptor that polls as readable once it has ended: see [`Child::sentinel`].
+    pub fn sentinel(&self) -> BorrowedFd<'_> {
+        self.child.sentinel()
+    }
+}
+
+impl<R> AsFd for Process<R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sentinel()
+    }
+}

@@ -1,0 +1,214 @@
+//! Starting this program once more, and tying a child's life to its parent's.
+//!
+//! **The life pipe.** A parent holds the only write end of one pipe; every child holds a read end. The parent never
+//! writes: when it ends, for whatever reason, the kernel closes the write end, and that readiness sends each child the
+//! signal it asked for with `F_SETSIG`, SIGKILL. This needs no thread and, unlike `PR_SET_PDEATHSIG`, is not bound to the
+//! parent's *thread*. Each child opens the pipe anew through `/proc`, because owner and signal belong to an open file
+//! description, and siblings would overwrite each other's.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+/// Starts this program once more, with its own arguments and environment plus `variable`, and with `inherited` open
+/// under the same numbers; gives the child's pid.
+///
+/// The child gets the calling thread's signal mask and ignores the signals that this process ignores.
+pub fn spawn_self(variable: (&str, &str), inherited: &[BorrowedFd<'_>]) -> io::Result<u32> {
+    let mut actions = nix::spawn::PosixSpawnFileActions::init()?;
+    for fd in inherited {
+        // A descriptor copied onto itself loses FD_CLOEXEC, in the child only.
+        actions.add_dup2(fd.as_raw_fd(), fd.as_raw_fd())?;
+    }
+    let attributes = nix::spawn::PosixSpawnAttr::init()?;
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name != variable.0) {
+        environment.push(assignment(&name, &value)?);
+    }
+    environment.push(assignment(OsStr::new(variable.0), OsStr::new(variable.1))?);
+    let pid = nix::spawn::posix_spawn("/proc/self/exe", &actions, &attributes, &arguments()?, &environment)?;
+    Ok(pid.as_raw().unsigned_abs())
+}
+
+fn assignment(name: &OsStr, value: &OsStr) -> io::Result<CString> {
+    let mut bytes = Vec::with_capacity(name.len() + value.len() + 2);
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.push(b'=');
+    bytes.extend_from_slice(value.as_bytes());
+    Ok(CString::new(bytes)?)
+}
+
+/// The arguments of this program; from `/proc` where the C library does not pass them before `main` (musl).
+fn arguments() -> io::Result<Vec<CString>> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.is_empty() {
+        let bytes = std::fs::read("/proc/self/cmdline")?;
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        arguments = bytes.split(|&b| b == 0).map(|a| OsString::from_vec(a.to_vec())).collect();
+    }
+    arguments.into_iter().map(|a| Ok(CString::new(a.into_vec())?)).collect()
+}
+
+/// An open file under a number above the standard streams': a child that inherited a memory file as its standard output
+/// would print into it.
+pub enum Above<'a> {
+    /// It has such a number.
+    Already(BorrowedFd<'a>),
+    /// It has been given one; closed when dropped.
+    Copied(OwnedFd),
+}
+
+impl<'a> Above<'a> {
+    /// Copies the descriptor if its number is 0, 1 or 2 (because the program closed that stream).
+    pub fn stdio(fd: BorrowedFd<'a>) -> io::Result<Self> {
+        Ok(if fd.as_raw_fd() > 2 { Self::Already(fd) } else { Self::Copied(fcntl_dupfd_cloexec(fd, 3)?) })
+    }
+}
+
+impl AsFd for Above<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Already(fd) => *fd,
+            Self::Copied(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// As [`Above::stdio`], for a descriptor that is to be kept.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
+}
+
+/// Takes over the descriptor `fd`, which the parent left open for this process, and closes it on exec from now on.
+///
+/// # Safety
+/// Nobody else in this process uses or closes the number `fd`.
+pub unsafe fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= 2 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: borrowed for this call only, which fails with EBADF and changes nothing if the number is not open.
+    fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::CLOEXEC)?;
+    // SAFETY: the number is open (the call above succeeded) and by the caller's promise nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads and removes an environment variable.
+///
+/// # Safety
+/// No other thread reads or writes the environment meanwhile.
+pub unsafe fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name)?;
+    // SAFETY: the caller's promise is the one that this call asks for.
+    unsafe { std::env::remove_var(name) };
+    Some(value)
+}
+
+/// What Rust's runtime does before `main` and a child that never gets there has to do itself: a write to a closed pipe
+/// is an error instead of a signal, and the three standard streams are open.
+pub fn prepare_runtime() {
+    // SAFETY: SIG_IGN is no handler, so nothing of ours runs in signal context.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    for fd in 0..=2 {
+        // SAFETY: F_GETFD only asks whether the number is open; both calls take no pointers but a literal.
+        unsafe {
+            if libc::fcntl(fd, libc::F_GETFD) == -1 {
+                // The lowest free number is `fd`, as those below it are open by now.
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            }
+        }
+    }
+}
+
+/// Runs `f` when the process exits (not when it is killed); whether the C library had room for it.
+pub fn at_exit(f: extern "C" fn()) -> bool {
+    // SAFETY: `f` is a function of the program; the C library calls it once, in `exit`.
+    unsafe { libc::atexit(f) == 0 }
+}
+
+/// The write end of this process's life pipe, -1 if there is none.
+static LIFE_WRITE: AtomicI32 = AtomicI32::new(-1);
+/// The read end, with the pid of the process that made it.
+static LIFE_READ: Mutex<Option<(u32, Arc<OwnedFd>)>> = Mutex::new(None);
+
+unsafe extern "C" {
+    fn pthread_atfork(
+        prepare: Option<unsafe extern "C" fn()>,
+        parent: Option<unsafe extern "C" fn()>,
+        child: Option<unsafe extern "C" fn()>,
+    ) -> libc::c_int;
+}
+
+/// In a forked copy: lets go of the original's write end, so that the original's death still shows.
+unsafe extern "C" fn let_go_of_life() {
+    let fd = LIFE_WRITE.swap(-1, Ordering::Relaxed);
+    if fd >= 0 {
+        // SAFETY: the number was taken out of the static, so it is closed once; `close` is safe to call after a fork.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// The read end of this process's life pipe, which is made on first use and anew in a forked copy.
+pub fn life_pipe() -> io::Result<Arc<OwnedFd>> {
+    static FORK_HOOK: Once = Once::new();
+    let mut life = LIFE_READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((maker, read)) = &*life {
+        if *maker == std::process::id() {
+            return Ok(Arc::clone(read));
+        }
+    }
+    // SAFETY: the handler is a function of the program that touches one atomic and calls `close`.
+    FORK_HOOK.call_once(|| unsafe {
+        pthread_atfork(None, None, Some(let_go_of_life));
+    });
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (read, write) = (Arc::new(above_stdio(read)?), above_stdio(write)?);
+    // Relaxed: the mutex orders makers; the fork handler runs in the only thread of its process.
+    LIFE_WRITE.store(write.into_raw_fd(), Ordering::Relaxed);
+    *life = Some((std::process::id(), Arc::clone(&read)));
+    Ok(read)
+}
+
+/// Binds this process's life to whoever holds the write end of the pipe: from now on it ends by SIGKILL with them, and at
+/// once if they have ended already. The descriptor must be kept open.
+pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
+    /// Not in `libc` for glibc; the same on every Linux.
+    const F_SETSIG: libc::c_int = 10;
+    let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
+    let own = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let own = above_stdio(own)?;
+    let set = |command: libc::c_int, value: libc::c_int| {
+        // SAFETY: these three commands of fcntl take an integer, and `own` is open.
+        match unsafe { libc::fcntl(own.as_raw_fd(), command, value) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    set(libc::F_SETOWN, std::process::id() as libc::c_int)?;
+    set(F_SETSIG, libc::SIGKILL)?;
+    set(libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC)?;
+    // A parent that died before the line above sent no signal, but it left the pipe hung up.
+    if is_hung_up(inherited.as_fd())? {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+    }
+    Ok(own)
+}
+
+/// Whether the pipe's write end is closed.
+pub fn is_hung_up(read: BorrowedFd<'_>) -> io::Result<bool> {
+    loop {
+        let mut polled = [PollFd::from_borrowed_fd(read, PollFlags::IN)];
+        match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(polled[0].revents().contains(PollFlags::HUP)),
+        }
+    }
+}

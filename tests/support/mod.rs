@@ -1,0 +1,5 @@
+//! What the tests share.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+
+pub mod watchdog;
+pub use watchdog::watchdog;
