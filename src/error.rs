@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Gone,
     /// A word in the segment has a value that no correct process writes.
     Corrupt,
+    /// A process that lives but does not run (stopped, or starved) keeps what is needed.
+    Stalled,
     /// A value could not be turned into bytes, or bytes into a value.
     Codec,
     /// The function given to a child is not one that the child can find.

@@ -67,20 +67,20 @@ pub(super) fn from_bytes<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     (&mut slot as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take)
 }
 
-/// Receives bytes with `recv` and decodes them; `Err(Err(_))` if they are no `T`.
+/// Receives bytes with `recv` and decodes them; with them comes what `recv` says. `Err(Err(_))` if they are no `T`.
 #[inline]
-pub(super) fn received<T, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<T, Result<E, Error>>
+pub(super) fn received<T, N, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<N, E>) -> Result<(T, N), Result<E, Error>>
 where
     T: DeserializeOwned + 'static,
 {
     if is_bytes::<T>() {
         let mut bytes = Vec::new();
-        recv(&mut bytes).map_err(Ok)?;
-        return Ok(from_bytes(bytes).expect("a Vec<u8> is a T here"));
+        let news = recv(&mut bytes).map_err(Ok)?;
+        return Ok((from_bytes(bytes).expect("a Vec<u8> is a T here"), news));
     }
     with_scratch(|buffer| {
-        recv(buffer).map_err(Ok)?;
-        decode(buffer).map_err(Err)
+        let news = recv(buffer).map_err(Ok)?;
+        Ok((decode(buffer).map_err(Err)?, news))
     })
 }
 

@@ -291,9 +291,9 @@ impl Mailbox {
 
     // ---- receiving
 
-    /// Takes the oldest message into `bytes`, if there is one.
+    /// Takes the oldest message into `bytes`, if there is one; whether an earlier taker died with it.
     #[inline]
-    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<(), Refused> {
+    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<bool, Refused> {
         let ring = self.ring()?;
         let taken = match ring.take(&self.cache, lane) {
             Ok(taken) => taken,
@@ -310,7 +310,7 @@ impl Mailbox {
         }
         self.offer_room(&ring, moved);
         read?;
-        Ok(())
+        Ok(taken.redelivered)
     }
 
     #[inline]
@@ -365,15 +365,16 @@ impl Mailbox {
         }
     }
 
-    /// Takes the oldest message into `bytes`, waiting for one until `deadline`. `stop` may end the wait.
+    /// Takes the oldest message into `bytes`, waiting for one until `deadline`; whether an earlier taker died with it.
+    /// `stop` may end the wait.
     #[inline]
-    pub fn recv(&self, lane: Lane, bytes: &mut Vec<u8>, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+    pub fn recv(&self, lane: Lane, bytes: &mut Vec<u8>, deadline: Deadline, stop: impl Fn() -> bool) -> Result<bool, Ended> {
         match self.try_recv(lane, bytes) {
-            Ok(()) => Ok(()),
+            Ok(redelivered) => Ok(redelivered),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
             Err(Refused::NotNow) => {
                 let attempt = || match self.try_recv(lane, bytes) {
-                    Ok(()) => Some(Ok(())),
+                    Ok(redelivered) => Some(Ok(redelivered)),
                     Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
                     Err(Refused::NotNow) => None,
                 };
@@ -389,17 +390,17 @@ impl Mailbox {
 
     /// Whether a message can be taken now.
     pub fn has_ready(&self) -> bool {
-        self.ring().is_ok_and(|ring| ring.has_ready(&self.cache))
+        self.ring().is_ok_and(|ring| ring.has_item())
     }
 
     #[cold]
-    fn wait_for_item(
+    fn wait_for_item<R>(
         &self,
         lane: Lane,
         deadline: Deadline,
         stop: impl Fn() -> bool,
-        mut attempt: impl FnMut() -> Option<Result<(), Ended>>,
-    ) -> Result<(), Ended> {
+        mut attempt: impl FnMut() -> Option<Result<R, Ended>>,
+    ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
         let peer = segment.lane_cpu(self.writer.load(Lax) as Lane);

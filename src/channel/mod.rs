@@ -8,4 +8,4 @@ mod queue;
 
 pub use error::{GetError, PutError, RecvError, SendError};
 pub use pipe::{Connection, pipe};
-pub use queue::{Queue, QueueBuilder};
+pub use queue::{Delivery, Queue, QueueBuilder};

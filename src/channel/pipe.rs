@@ -197,7 +197,8 @@ where
         let lane = self.inner.object.segment().lane().map_err(RecvError::Failed)?;
         // Looked at first: what was sent before the other end closed still counts.
         let closed = self.is_peer_closed();
-        codec::received(|buffer| self.inner.incoming.try_recv(lane, buffer)).map_err(|e| match e {
+        let received = codec::received(|buffer| self.inner.incoming.try_recv(lane, buffer));
+        received.map(|(value, _)| value).map_err(|e| match e {
             Ok(Refused::NotNow) if closed => RecvError::Disconnected(self.last_dead()),
             Ok(Refused::NotNow) => RecvError::Empty,
             Ok(Refused::Failed(e)) => RecvError::Failed(e),
@@ -217,7 +218,8 @@ where
     fn recv_by(&self, deadline: Deadline) -> Result<U, RecvError> {
         let lane = self.inner.object.segment().lane().map_err(RecvError::Failed)?;
         let stop = || self.is_peer_closed();
-        codec::received(|buffer| self.inner.incoming.recv(lane, buffer, deadline, stop)).map_err(|e| match e {
+        let received = codec::received(|buffer| self.inner.incoming.recv(lane, buffer, deadline, stop));
+        received.map(|(value, _)| value).map_err(|e| match e {
             Ok(Ended::Timeout(holder)) => RecvError::Timeout(holder),
             Ok(Ended::Stopped) => RecvError::Disconnected(self.last_dead()),
             Ok(Ended::Failed(e)) => RecvError::Failed(e),

@@ -70,6 +70,16 @@ struct Inner {
     reported: Private,
 }
 
+/// A value with the history of its delivery: see [`Queue::get_delivery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery<T> {
+    /// What was put.
+    pub value: T,
+    /// Somebody took it before and died before it had been copied, so it comes late and out of order.
+    pub redelivered: bool,
+}
+
 /// Sizes of a new queue other than the defaults.
 #[derive(Clone, Debug)]
 pub struct QueueBuilder {
@@ -233,7 +243,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     ///
     /// Python: `get()`.
     pub fn get(&self) -> Result<T, GetError> {
-        self.get_by(Deadline::NEVER)
+        self.get_by(Deadline::NEVER).map(|delivery| delivery.value)
     }
 
     /// Gets the oldest value if there is one now. Never blocks.
@@ -247,7 +257,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             return Err(GetError::Closed);
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
-        codec::received(|buffer| self.inner.mailbox.try_recv(lane, buffer)).map_err(|e| match e {
+        let received = codec::received(|buffer| self.inner.mailbox.try_recv(lane, buffer));
+        received.map(|(value, _)| value).map_err(|e| match e {
             Ok(Refused::NotNow) => GetError::Empty,
             Ok(Refused::Failed(e)) => GetError::Failed(e),
             Err(e) => GetError::Decode(e),
@@ -259,18 +270,27 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// # Errors
     /// As [`get`](Self::get), and [`GetError::Timeout`]. Python: `get(timeout=t)`.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.get_by(Deadline::after(timeout))
+        self.get_by(Deadline::after(timeout)).map(|delivery| delivery.value)
+    }
+
+    /// Gets the oldest value and whether it was offered before, waiting at most `timeout` (`None` for ever).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and [`GetError::Timeout`].
+    pub fn get_delivery(&self, timeout: Option<Duration>) -> Result<Delivery<T>, GetError> {
+        self.get_by(timeout.map_or(Deadline::NEVER, Deadline::after))
     }
 
     #[inline]
-    fn get_by(&self, deadline: Deadline) -> Result<T, GetError> {
+    fn get_by(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
         if self.is_closed() {
             return Err(GetError::Closed);
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
         let before = self.inner.reported.load(Lax);
         let stop = || self.is_closed() || self.is_abandoned(before);
-        codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, stop)).map_err(|e| match e {
+        let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, stop));
+        received.map(|(value, redelivered)| Delivery { value, redelivered }).map_err(|e| match e {
             Ok(Ended::Timeout(holder)) => GetError::Timeout(holder),
             Ok(Ended::Stopped) => self.stopped(),
             Ok(Ended::Failed(e)) => GetError::Failed(e),

@@ -1,7 +1,7 @@
 //! What a waiter asks a ring before it sleeps, and whom it suspects when it wakes.
 
 use super::stamped::{Ring, RingCache};
-use super::word::{PAD, READING, READY, WRITING};
+use super::word::{PAD, READING, READY, REDO, WRITING};
 
 /// Looks at one place before the answer is taken to be in motion.
 const LOOKS: usize = 4;
@@ -44,6 +44,35 @@ impl Ring<'_> {
             if self.rcur() == rcur {
                 return false;
             }
+        }
+        true
+    }
+
+    /// Whether there is a record that [`take`](Self::take) would give, at some moment of the call. Walks over the records
+    /// that are taken and not yet reclaimed.
+    pub fn has_item(&self) -> bool {
+        let mut start = self.head();
+        let mut at = start;
+        for _ in 0..self.rounds() {
+            let (index, lap) = self.place(at.position());
+            let old = self.load(self.take_word(index));
+            let ready = self.load(self.ready_word(index));
+            if !ready.is_of(lap) {
+                let head = self.head();
+                if head == start {
+                    return false;
+                }
+                // Finished and reused under us, or not: what was walked over is gone, so look again from the new head.
+                (start, at) = (head, head);
+                continue;
+            }
+            let untaken = !old.is_of(lap) || old.says(lap, REDO);
+            if ready.state() == READY && untaken {
+                return true;
+            }
+            // A damaged ring is reported by the call that follows.
+            let Ok(n) = self.extent(index, ready, "ready") else { return true };
+            at = at.advance(n, ready.state() != PAD);
         }
         true
     }

@@ -12,10 +12,12 @@
 //!
 //! Only the holder of the arena lock makes runs. Anybody who owns one may free it without the lock.
 
+use std::time::Duration;
+
 use super::Inner;
 use super::layout::{PAGE, PAGE_ENTRY_BYTES, PageBlock};
 use crate::error::{Error, ErrorKind};
-use crate::sync::{Lane, Locked};
+use crate::sync::{Lane, Locked, NOBODY, TimedOut};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::clock::Deadline;
 use crate::sys::memfd;
@@ -27,6 +29,10 @@ const RETIRED: u64 = 3;
 
 /// Memory is committed in steps of this many pages (2 MiB).
 const COMMIT_STEP: u32 = 32;
+
+/// How long the arena lock is waited for, at a time and in all. Its holder does microseconds of work.
+const LOCK_ROUND: Duration = Duration::from_millis(50);
+const LOCK_ROUNDS: u32 = 100;
 
 /// A run of pages: where it is, how long, and which of the successive users of that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,11 +77,7 @@ impl Inner {
             return Err(out(format!("the whole arena has {} B", self.geometry.pages as usize * PAGE)));
         }
         let header = self.header();
-        let locked = header.arena_lock.lock(lane, self, Deadline::NEVER).expect("a deadline that never comes");
-        if locked == Locked::OwnerDied {
-            // Runs are single words, so only the hint can be wrong.
-            header.free_hint.store(0, Relaxed);
-        }
+        self.lock_arena(lane)?;
         let mut made = self.alloc_locked(lane, pages, owner);
         if matches!(made, Ok(None)) && header.free_hint.swap(0, Relaxed) != 0 {
             // The hint is moved without the lock by those who free, so it may have passed something.
@@ -83,6 +85,30 @@ impl Inner {
         }
         header.arena_lock.unlock(true);
         made?.ok_or_else(|| out(format!("no {pages} free pages of {PAGE} B side by side")))
+    }
+
+    /// Takes the arena lock, whose critical sections are short: a holder that keeps it is stopped or no process at all.
+    pub(super) fn lock_arena(&self, lane: Lane) -> Result<(), Error> {
+        const DOING: &str = "lock the arena of the segment";
+        let header = self.header();
+        for _ in 0..LOCK_ROUNDS {
+            match header.arena_lock.lock(lane, self, Deadline::after(LOCK_ROUND)) {
+                Ok(Locked::Clean) => return Ok(()),
+                Ok(Locked::OwnerDied) => {
+                    // Runs are single words, so only the hint can be wrong.
+                    header.free_hint.store(0, Relaxed);
+                    return Ok(());
+                }
+                Err(TimedOut) => {}
+            }
+            let holder = header.arena_lock.holder();
+            if holder == lane || holder != NOBODY && self.lane_owner(holder).is_none() {
+                return Err(Error::corrupt("segment", "arena lock", format!("held by lane {holder}"), "a lane in use"));
+            }
+        }
+        let holder = self.lane_holder(header.arena_lock.holder());
+        let holder = holder.map_or("nobody".into(), |h| h.to_string());
+        Err(Error::new(ErrorKind::Stalled, DOING, format!("{holder} holds it and does not run")))
     }
 
     fn alloc_locked(&self, lane: Lane, pages: u32, owner: u64) -> Result<Option<Run>, Error> {

@@ -17,10 +17,9 @@ use super::Inner;
 use super::layout::{OBJECT_BYTES, ObjectBlock, ROW_WORDS};
 use super::recover::Kind;
 use crate::error::{Error, ErrorKind};
-use crate::sync::{Lane, Locked, ORPHAN, WaitBlock};
+use crate::sync::{Lane, ORPHAN, WaitBlock};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::atomic::fence;
-use crate::sys::clock::Deadline;
 use crate::sys::memfd;
 
 const FREE: u64 = 0;
@@ -164,10 +163,7 @@ impl Inner {
 
     fn commit_objects(&self, lane: Lane, index: u32) -> Result<(), Error> {
         let header = self.header();
-        let locked = header.arena_lock.lock(lane, self, Deadline::NEVER).expect("a deadline that never comes");
-        if locked == Locked::OwnerDied {
-            header.free_hint.store(0, Relaxed);
-        }
+        self.lock_arena(lane)?;
         let done = header.committed_objects.load(Relaxed).min(self.geometry.objects);
         let upto = ((index / COMMIT_STEP + 1) * COMMIT_STEP).min(self.geometry.objects);
         let result = if upto > done {

@@ -17,6 +17,9 @@ pub fn watchdog(limit: Duration) -> Watchdog {
     std::thread::spawn(move || {
         if watched.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             eprintln!("watchdog: `{test}` has not ended within {limit:?}");
+            if let Ok(segment) = kinfolk::Segment::family() {
+                eprintln!("{}", segment.inspect());
+            }
             std::process::abort();
         }
     });
