@@ -46,7 +46,8 @@ pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<()
 
 /// Decodes a whole message.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let fail = |message: String| Error::new(ErrorKind::Codec, format!("decode {}", std::any::type_name::<T>()), message);
+    let fail =
+        |message: String| Error::new(ErrorKind::Codec, format!("decode {}", std::any::type_name::<T>()), message);
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(fail(format!("{} of {} B are left over", rest.len(), bytes.len()))),

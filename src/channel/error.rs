@@ -109,7 +109,11 @@ impl<T> SendError<T> {
     /// The value that was not sent.
     pub fn into_value(self) -> T {
         match self {
-            Self::Disconnected(v, _) | Self::Full(v) | Self::Timeout(v, _) | Self::Encode(v, _) | Self::Failed(v, _) => v,
+            Self::Disconnected(v, _)
+            | Self::Full(v)
+            | Self::Timeout(v, _)
+            | Self::Encode(v, _)
+            | Self::Failed(v, _) => v,
         }
     }
 }

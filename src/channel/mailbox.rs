@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
 use crate::error::{Error, ErrorKind};
 use crate::ring::{ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError};
-use crate::segment::{Holder, Losses, Object, PAGE, Pinned, Run, ShmSlice, View};
-use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
+use crate::segment::{Holder, Losses, Object, PAGE, Pinned, PinnedBytes, Run, ShmSlice, View};
+use crate::sync::{IsDead, Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicU32, AtomicU64 as Shared};
 use crate::sys::clock::Deadline;
@@ -124,8 +124,8 @@ pub(super) struct Mailbox {
     numbers: Numbers,
     control: Pinned<RingBlock>,
     words: [Pinned<Shared>; 3],
-    items: usize,
-    space: usize,
+    bytes: PinnedBytes,
+    waits: Pinned<WaitBlock>,
     cache: RingCache,
     get_pace: Pace,
     put_pace: Pace,
@@ -138,14 +138,15 @@ impl Mailbox {
     pub fn open(object: &Object, base: usize, waits: usize) -> Result<Self, Error> {
         let view = object.view();
         let numbers = Numbers::read(&view, base)?;
+        let waits = Pinned::waits(object, waits, 2);
         let cache = numbers.ring(&view).map_err(corrupt)?.cache();
         Ok(Self {
             object: object.clone(),
             numbers,
             control: Pinned::new(object, base + RING_AT, 1),
             words: [0, 1, 2].map(|which| Pinned::new(object, numbers.words_at(which), numbers.granules as usize)),
-            items: waits,
-            space: waits + 1,
+            bytes: PinnedBytes::new(object, numbers.words_at(3), (numbers.granules as usize) << GRANULE_SHIFT),
+            waits,
             cache,
             get_pace: Pace::default(),
             put_pace: Pace::default(),
@@ -160,23 +161,22 @@ impl Mailbox {
 
     #[inline]
     fn items(&self) -> &WaitBlock {
-        &self.object.entry().waits[self.items]
+        &self.waits[0]
     }
 
     #[inline]
     fn space(&self) -> &WaitBlock {
-        &self.object.entry().waits[self.space]
+        &self.waits[1]
     }
 
     #[inline]
     fn data(&self, index: usize, granules: u32) -> ShmSlice<'_> {
-        let at = self.numbers.words_at(3) + (index << GRANULE_SHIFT);
-        self.object.view().slice(at, (granules as usize) << GRANULE_SHIFT)
+        self.bytes.slice(index << GRANULE_SHIFT, (granules as usize) << GRANULE_SHIFT)
     }
 
     /// Messages that are committed and not taken, and those being written.
     pub fn len(&self) -> usize {
-        self.ring().map_or(0, |ring| ring.len() as usize)
+        self.ring().map_or(0, |ring| ring.len())
     }
 
     fn max_items(&self) -> u32 {
@@ -314,12 +314,7 @@ impl Mailbox {
     }
 
     #[inline]
-    fn read_record(
-        &self,
-        lane: Lane,
-        data: &ShmSlice<'_>,
-        bytes: &mut Vec<u8>,
-    ) -> Result<Option<Run>, Error> {
+    fn read_record(&self, lane: Lane, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Option<Run>, Error> {
         let head = data.read_u64(0);
         let (len, kind) = (head as u32 as usize, (head >> 32) as u32);
         let room = data.len() - RECORD_HEAD;
@@ -368,7 +363,13 @@ impl Mailbox {
     /// Takes the oldest message into `bytes`, waiting for one until `deadline`; whether an earlier taker died with it.
     /// `stop` may end the wait.
     #[inline]
-    pub fn recv(&self, lane: Lane, bytes: &mut Vec<u8>, deadline: Deadline, stop: impl Fn() -> bool) -> Result<bool, Ended> {
+    pub fn recv(
+        &self,
+        lane: Lane,
+        bytes: &mut Vec<u8>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<bool, Ended> {
         match self.try_recv(lane, bytes) {
             Ok(redelivered) => Ok(redelivered),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
@@ -438,13 +439,13 @@ fn block_payload(data: &ShmSlice<'_>) -> (u32, u32, u64) {
 // ---- recovery, for the kinds that have mailboxes
 
 /// What lanes have in flight in the mailbox at `base`.
-pub(super) fn count(view: &View<'_>, base: usize, dead: &dyn Fn(Lane) -> bool) -> Result<Losses, Error> {
+pub(super) fn count(view: &View<'_>, base: usize, dead: IsDead<'_>) -> Result<Losses, Error> {
     let ledger = Numbers::read(view, base)?.ring(view).and_then(|ring| ring.count(dead)).map_err(corrupt)?;
     Ok(Losses { vanished: ledger.vanished, redelivered: ledger.redelivered, locks: 0 })
 }
 
 /// Ends what dead lanes have in flight in the mailbox at `base`.
-pub(super) fn recover(view: &View<'_>, base: usize, dead: &dyn Fn(Lane) -> bool) -> Result<(), Error> {
+pub(super) fn recover(view: &View<'_>, base: usize, dead: IsDead<'_>) -> Result<(), Error> {
     Numbers::read(view, base)?.ring(view).and_then(|ring| ring.recover(dead)).map_err(corrupt)?;
     Ok(())
 }

@@ -65,6 +65,7 @@ fn bases() -> [usize; 2] {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[doc(alias = "Pipe")]
+#[allow(clippy::type_complexity, reason = "two ends, each with its two types")]
 pub fn pipe<T, U>() -> Result<(Connection<T, U>, Connection<U, T>), Error>
 where
     T: Serialize + DeserializeOwned + 'static,

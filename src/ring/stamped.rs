@@ -310,7 +310,11 @@ impl<'a> Ring<'a> {
     pub(super) fn extent(&self, index: usize, word: Word, field: &'static str) -> Result<u32, Corrupt> {
         let n = word.n();
         // `n - 1` of 0 is huge.
-        if (n.wrapping_sub(1) as usize) < self.capacity() - index { Ok(n) } else { Err(Corrupt { field, found: word.0 }) }
+        if (n.wrapping_sub(1) as usize) < self.capacity() - index {
+            Ok(n)
+        } else {
+            Err(Corrupt { field, found: word.0 })
+        }
     }
 
     /// Claims `n` granules in a row for `lane`; linearises at the CAS on `claim[]`, which also names the owner.
@@ -373,13 +377,7 @@ impl<'a> Ring<'a> {
 
     /// Looks at the true cursors, and helps them on if there is still no room. False if the ring is full.
     #[cold]
-    fn look_for_room(
-        &self,
-        cache: &RingCache,
-        tail: Cursor,
-        m: u32,
-        max_items: Option<u32>,
-    ) -> Result<bool, Corrupt> {
+    fn look_for_room(&self, cache: &RingCache, tail: Cursor, m: u32, max_items: Option<u32>) -> Result<bool, Corrupt> {
         let (head, rcur) = (self.head(), self.rcur());
         if self.tail() != tail {
             return Ok(true);
@@ -481,8 +479,8 @@ impl<'a> Ring<'a> {
                 self.reclaim()?;
                 continue;
             }
-            let redelivered = old.says(lap, REDO) && !broken("redo-at-rcur");
-            if old.is_of(lap) && !redelivered {
+            if old.is_of(lap) {
+                // Taken before, perhaps by the dead: a record given back is found by `take_again`, wherever `rcur` is.
                 self.move_rcur(rcur, rcur.advance(n, true));
                 continue;
             }
@@ -490,7 +488,7 @@ impl<'a> Ring<'a> {
                 continue;
             }
             self.move_rcur(rcur, rcur.advance(n, true));
-            return Ok(Taken { position: rcur.position(), n, producer: ready.lane(), redelivered });
+            return Ok(Taken { position: rcur.position(), n, producer: ready.lane(), redelivered: false });
         }
         Err(Corrupt { field: "rcur", found: self.rcur().bits() }.into())
     }
@@ -624,7 +622,7 @@ impl<'a> Ring<'a> {
             let (index, lap) = self.place(rcur.position());
             let old = self.load(self.take_word(index));
             let ready = self.load(self.ready_word(index));
-            if !ready.is_of(lap) || ready.state() == READY && (!old.is_of(lap) || old.says(lap, REDO)) {
+            if !ready.is_of(lap) || ready.state() == READY && !old.is_of(lap) {
                 rmw_fence();
                 return self.reclaim();
             }

@@ -63,6 +63,7 @@ fn lane_of(word: u64) -> Lane {
 }
 
 impl Inner {
+    #[inline]
     pub(crate) fn entry(&self, index: u32) -> &ObjectBlock {
         self.block(self.geometry.objects_at as usize + index as usize * OBJECT_BYTES)
     }
@@ -207,7 +208,12 @@ impl Inner {
         let gone = || Error::new(ErrorKind::Gone, doing(), "everybody who had it has dropped it");
         if id.index >= self.object_count() || role > 1 {
             let all = self.object_count();
-            return Err(Error::corrupt("handle", "object number", format!("{} role {role}", id.index), format!("below {all}")));
+            return Err(Error::corrupt(
+                "handle",
+                "object number",
+                format!("{} role {role}", id.index),
+                format!("below {all}"),
+            ));
         }
         let had = self.has_bit(id.index, role, self.row());
         self.set_bit(id.index, role, self.row());
@@ -226,7 +232,10 @@ impl Inner {
         let found = (entry.kind.load(Relaxed), entry.type_hash.load(Relaxed));
         if found != (kind.code, type_hash) {
             withdraw();
-            let message = format!("kind {} of type {:#018x}, expected kind {} of type {type_hash:#018x}", found.0, found.1, kind.code);
+            let message = format!(
+                "kind {} of type {:#018x}, expected kind {} of type {type_hash:#018x}",
+                found.0, found.1, kind.code
+            );
             return Err(Error::new(ErrorKind::TypeMismatch, doing(), message));
         }
         Ok(())
@@ -236,8 +245,8 @@ impl Inner {
     pub(crate) fn entry_memory(&self, id: ObjectId) -> Result<(usize, usize), Error> {
         let entry = self.entry(id.index);
         let (page, bytes) = (entry.page.load(Relaxed), entry.bytes.load(Relaxed));
-        let whole = page < self.geometry.pages
-            && bytes <= u64::from(self.geometry.pages - page) * super::layout::PAGE as u64;
+        let whole =
+            page < self.geometry.pages && bytes <= u64::from(self.geometry.pages - page) * super::layout::PAGE as u64;
         if !whole {
             return Err(Error::corrupt("directory", "memory", format!("page {page}, {bytes} B"), "pages of the arena"));
         }

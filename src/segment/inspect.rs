@@ -76,7 +76,11 @@ impl Segment {
                     (.., true) => ", ending",
                     _ => "",
                 };
-                format!("row {row}: {} (pid {}), lanes {lanes:?}{life}", read_name(&block.name), block.pid.load(Relaxed))
+                format!(
+                    "row {row}: {} (pid {}), lanes {lanes:?}{life}",
+                    read_name(&block.name),
+                    block.pid.load(Relaxed)
+                )
             })
             .collect();
         let objects = (0..inner.object_count())

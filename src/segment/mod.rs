@@ -21,16 +21,15 @@ pub(crate) use arena::Run;
 pub use directory::ObjectId;
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
-pub(crate) use layout::{PAGE, fnv1a};
-pub(crate) use object::{InFlight, Object, Pinned, View, into_message, type_hash, with_recipient};
+pub(crate) use layout::PAGE;
+pub(crate) use object::{InFlight, Object, Pinned, PinnedBytes, View, into_message, type_hash, with_recipient};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
-pub(crate) use recover::{KINDS, Kind};
 pub use recover::{Death, Losses};
+pub(crate) use recover::{KINDS, Kind};
 pub use shm::ShmSlice;
 
 use crate::error::{Error, ErrorKind};
-use crate::sys::atomic::AtomicU32;
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::mapping::{ForkWord, Mapping};
 use crate::sys::{membarrier, memfd};
@@ -79,7 +78,10 @@ impl Inner {
     #[inline]
     pub(crate) fn blocks<T: Block>(&self, offset: usize, count: usize) -> &[T] {
         let end = size_of::<T>().checked_mul(count).and_then(|bytes| offset.checked_add(bytes));
-        assert!(end.is_some_and(|end| end <= self.map.len()) && offset % align_of::<T>() == 0, "block beyond the segment");
+        assert!(
+            end.is_some_and(|end| end <= self.map.len()) && offset % align_of::<T>() == 0,
+            "block beyond the segment"
+        );
         // SAFETY: inside the mapping, which lives as long as `self`, and aligned (the base is page-aligned and no block
         // asks for more); a Block is made of atomics, so any bytes and any concurrent change are fine.
         unsafe { std::slice::from_raw_parts(self.map.base().add(offset).cast::<T>(), count) }
@@ -207,8 +209,7 @@ impl Segment {
         }
         let flags = if membarrier::register() { header::ASYMMETRIC } else { 0 };
         let id = memfd::random_id().map_err(os)?;
-        let header_bytes = map.word64(HEADER_BYTES - 8);
-        assert!(header_bytes.is_some(), "a segment is larger than its header");
+        assert!(map.len() >= HEADER_BYTES, "a segment is larger than its header");
         // SAFETY: inside the mapping (just checked), aligned to a page, and a Block is made of atomics.
         header::write(unsafe { &*map.base().cast::<HeaderBlock>() }, &geometry, id, flags);
         drop(map);
@@ -306,11 +307,6 @@ impl Segment {
     /// Nobody needs to call it: whoever is blocked by a dead process finds out by itself.
     pub fn sweep(&self) -> usize {
         (0..self.0.geometry.rows).filter(|row| self.0.is_dead(*row) && self.0.recover_row(*row)).count()
-    }
-
-    /// A word that counts recoveries: a futex for those who wait for deaths.
-    pub(crate) fn death_seq(&self) -> &AtomicU32 {
-        &self.0.header().death_seq
     }
 }
 

@@ -23,21 +23,16 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 /// An object's memory, for the code of its kind.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    pub(crate) segment: &'a Inner,
-    pub(crate) id: ObjectId,
+    segment: &'a Inner,
     offset: usize,
     bytes: usize,
 }
 
 impl<'a> View<'a> {
     /// Bytes of the object's memory.
+    #[allow(clippy::len_without_is_empty, reason = "no object is empty")]
     pub fn len(&self) -> usize {
         self.bytes
-    }
-
-    /// Whether the object has no memory.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 
     /// The block at `offset` of the object.
@@ -56,7 +51,10 @@ impl<'a> View<'a> {
     /// As [`block`](Self::block).
     pub fn blocks<T: Block>(&self, offset: usize, count: usize) -> &'a [T] {
         let bytes = count.checked_mul(size_of::<T>());
-        assert!(bytes.and_then(|b| offset.checked_add(b)).is_some_and(|end| end <= self.bytes), "blocks beyond the object");
+        assert!(
+            bytes.and_then(|b| offset.checked_add(b)).is_some_and(|end| end <= self.bytes),
+            "blocks beyond the object"
+        );
         self.segment.blocks(self.offset + offset, count)
     }
 
@@ -69,12 +67,6 @@ impl<'a> View<'a> {
         assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "slice beyond the object");
         self.segment.slice(self.offset + offset, bytes)
     }
-
-    /// One of the words that the object's users sleep on.
-    #[inline]
-    pub fn wait(&self, which: usize) -> &'a WaitBlock {
-        &self.segment.entry(self.id.index).waits[which]
-    }
 }
 
 impl Inner {
@@ -82,7 +74,7 @@ impl Inner {
     pub(crate) fn view(&self, id: ObjectId) -> Option<(&'static Kind, View<'_>)> {
         let kind = kind(self.entry(id.index).kind.load(Relaxed))?;
         let (offset, bytes) = self.entry_memory(id).ok()?;
-        Some((kind, View { segment: self, id, offset, bytes }))
+        Some((kind, View { segment: self, offset, bytes }))
     }
 }
 
@@ -133,10 +125,7 @@ impl Object {
     ) -> Result<Vec<Self>, Error> {
         let inner = segment.inner();
         let lane = inner.lane()?;
-        let mut view_init = |offset: usize| {
-            let id = ObjectId { index: 0, generation: 0 };
-            init(&View { segment: inner, id, offset, bytes })
-        };
+        let mut view_init = |offset: usize| init(&View { segment: inner, offset, bytes });
         let id = inner.create_entry(lane, kind, type_hash, bytes, roles, &mut view_init)?;
         let (offset, _) = inner.entry_memory(id)?;
         let mut table = inner.opened();
@@ -152,7 +141,13 @@ impl Object {
     }
 
     /// Opens an object that exists, as `kind` of `type_hash`.
-    pub fn open(segment: &Segment, id: ObjectId, role: usize, kind: &'static Kind, type_hash: u64) -> Result<Self, Error> {
+    pub fn open(
+        segment: &Segment,
+        id: ObjectId,
+        role: usize,
+        kind: &'static Kind,
+        type_hash: u64,
+    ) -> Result<Self, Error> {
         let inner = segment.inner();
         inner.lane()?;
         let mut table = inner.opened();
@@ -183,8 +178,8 @@ impl Object {
 
     #[inline]
     pub fn view(&self) -> View<'_> {
-        let Opened { segment, id, offset, bytes, .. } = &*self.0;
-        View { segment, id: *id, offset: *offset, bytes: *bytes }
+        let Opened { segment, offset, bytes, .. } = &*self.0;
+        View { segment, offset: *offset, bytes: *bytes }
     }
 
     /// The directory entry.
@@ -263,6 +258,14 @@ impl<T: Block> Pinned<T> {
     }
 }
 
+impl Pinned<WaitBlock> {
+    /// `count` of the words that the object's users sleep on, from the one numbered `first`.
+    pub fn waits(object: &Object, first: usize, count: usize) -> Self {
+        let words = &object.entry().waits[first..first + count];
+        Self { first: words.as_ptr(), count, _object: object.clone() }
+    }
+}
+
 impl<T: Block> std::ops::Deref for Pinned<T> {
     type Target = [T];
 
@@ -270,6 +273,42 @@ impl<T: Block> std::ops::Deref for Pinned<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: `View::blocks` checked the range, and the object that we hold keeps it mapped at the same address.
         unsafe { std::slice::from_raw_parts(self.first, self.count) }
+    }
+}
+
+/// Bytes of an object, held in place as [`Pinned`] blocks are.
+pub(crate) struct PinnedBytes {
+    bytes: ShmSlice<'static>,
+    _object: Object,
+}
+
+// SAFETY: a slice is an address and a length of memory that any thread may copy to and from; the object keeps it mapped.
+unsafe impl Send for PinnedBytes {}
+// SAFETY: as above.
+unsafe impl Sync for PinnedBytes {}
+
+impl PinnedBytes {
+    /// `bytes` bytes from `offset` of the object.
+    pub fn new(object: &Object, offset: usize, bytes: usize) -> Self {
+        let slice = object.view().slice(offset, bytes);
+        // SAFETY: the memory stays mapped as long as the object that we hold, and `slice` ties what it gives to `self`.
+        let bytes = unsafe { slice.unbound() };
+        Self { bytes, _object: object.clone() }
+    }
+
+    /// All of them.
+    #[inline]
+    pub fn all(&self) -> ShmSlice<'_> {
+        self.bytes
+    }
+
+    /// `bytes` bytes from `offset`.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    #[inline]
+    pub fn slice(&self, offset: usize, bytes: usize) -> ShmSlice<'_> {
+        self.bytes.part(offset, bytes)
     }
 }
 

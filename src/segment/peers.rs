@@ -139,11 +139,13 @@ fn next_epoch() -> u64 {
 }
 
 impl Inner {
+    #[inline]
     pub(crate) fn row_block(&self, row: u32) -> &RowBlock {
         self.block(self.geometry.rows_at as usize + row as usize * ROW_BYTES)
     }
 
     /// `lane` is 1 to the number of lanes.
+    #[inline]
     pub(crate) fn lane_block(&self, lane: Lane) -> &LaneBlock {
         self.block(self.geometry.lanes_at as usize + (lane as usize - 1) * LANE_BYTES)
     }
@@ -152,6 +154,7 @@ impl Inner {
         RowState(self.row_block(row).state.load(Acquire))
     }
 
+    #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.fork_word.word().load(Relaxed)
     }

@@ -25,7 +25,7 @@ use super::object::View;
 use super::peers::read_name;
 use super::{Inner, RowState};
 use crate::error::Error;
-use crate::sync::Lane;
+use crate::sync::{IsDead, Lane};
 use crate::sys::atomic::Ordering::{AcqRel, Relaxed, Release};
 use crate::sys::clock::now_ns;
 use crate::sys::futex;
@@ -50,6 +50,9 @@ impl std::ops::AddAssign for Losses {
     }
 }
 
+/// Takes the first page of a run that an object's contents refer to.
+pub type NamePage<'a> = &'a mut dyn FnMut(u32);
+
 /// How one kind of object is recovered. Kinds register in [`KINDS`].
 pub struct Kind {
     /// The number that stands in the directory.
@@ -57,11 +60,11 @@ pub struct Kind {
     /// What people call it.
     pub name: &'static str,
     /// Counts what lanes have in flight, changing nothing.
-    pub count: fn(&View<'_>, &dyn Fn(Lane) -> bool) -> Result<Losses, Error>,
+    pub count: fn(&View<'_>, IsDead<'_>) -> Result<Losses, Error>,
     /// Turns every stamp of dead lanes into a neutral word. Idempotent; runs beside survivors.
-    pub recover: fn(&View<'_>, &dyn Fn(Lane) -> bool) -> Result<(), Error>,
+    pub recover: fn(&View<'_>, IsDead<'_>) -> Result<(), Error>,
     /// Names the first pages of runs that the object's contents refer to.
-    pub linked: fn(&View<'_>, &mut dyn FnMut(u32)) -> Result<(), Error>,
+    pub linked: fn(&View<'_>, NamePage<'_>) -> Result<(), Error>,
     /// One line about the contents, for `inspect`.
     pub describe: fn(&View<'_>) -> String,
 }
@@ -172,7 +175,7 @@ impl Inner {
         true
     }
 
-    fn count_losses(&self, row: u32, state: RowState, open: &[ObjectId], dead: &dyn Fn(Lane) -> bool) {
+    fn count_losses(&self, row: u32, state: RowState, open: &[ObjectId], dead: IsDead<'_>) {
         let mut losses = Losses::default();
         for id in open {
             if let Some((kind, view)) = self.view(*id) {
@@ -199,7 +202,7 @@ impl Inner {
     }
 
     /// R5: the object says whether it names the run, the stamp says who was moving it.
-    fn resolve_runs(&self, dead: &dyn Fn(Lane) -> bool) {
+    fn resolve_runs(&self, dead: IsDead<'_>) {
         let mut stamped = Vec::new();
         self.for_each_run(&mut |run, lane, owner| {
             if let Some(lane) = lane.filter(|l| dead(*l)) {

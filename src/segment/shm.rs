@@ -20,6 +20,21 @@ impl ShmSlice<'_> {
         Self { base, len, memory: PhantomData }
     }
 
+    /// # Safety
+    /// The bytes stay mapped and writable wherever the result is used.
+    pub(super) unsafe fn unbound(self) -> ShmSlice<'static> {
+        ShmSlice { base: self.base, len: self.len, memory: PhantomData }
+    }
+
+    /// `bytes` bytes from `offset`.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    #[inline]
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        Self { base: self.at(offset, bytes), len: bytes, memory: PhantomData }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len

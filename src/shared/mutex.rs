@@ -9,7 +9,9 @@ use bytemuck::{CheckedBitPattern, NoUninit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Error;
-use crate::segment::{Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, Segment, ShmSlice, type_hash};
+use crate::segment::{
+    Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, PinnedBytes, Segment, ShmSlice, type_hash,
+};
 use crate::sync::{Lane, Locked, MutexBlock, NOBODY};
 use crate::sys::clock::Deadline;
 
@@ -66,6 +68,7 @@ const VALUE_AT: usize = 8;
 pub struct Mutex<T> {
     object: Object,
     word: Pinned<MutexBlock>,
+    bytes: PinnedBytes,
     value: PhantomData<fn(T) -> T>,
 }
 
@@ -151,7 +154,8 @@ impl<T: NoUninit + CheckedBitPattern> Mutex<T> {
             return Err(Error::corrupt("mutex", "size", object.view().len(), wanted));
         }
         let word = Pinned::new(&object, 0, 1);
-        Ok(Self { object, word, value: PhantomData })
+        let bytes = PinnedBytes::new(&object, VALUE_AT, size_of::<T>());
+        Ok(Self { object, word, bytes, value: PhantomData })
     }
 
     /// Number of the mutex in its segment.
@@ -167,14 +171,20 @@ impl<T: NoUninit + CheckedBitPattern> Mutex<T> {
     /// # Panics
     /// If the calling thread holds it already: it would wait for itself. Python: `acquire()`.
     #[doc(alias = "acquire")]
+    #[inline]
     pub fn lock(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         let lane = self.lane()?;
-        if let Some(locked) = self.word[0].try_lock(lane) {
-            return self.guard(locked);
+        match self.word[0].try_lock(lane) {
+            Some(locked) => self.guard(locked),
+            None => self.guard(self.wait_for(lane)),
         }
+    }
+
+    #[cold]
+    fn wait_for(&self, lane: Lane) -> Locked {
         assert!(self.word[0].holder() != lane, "the calling thread holds this mutex already");
         let locked = self.word[0].lock(lane, self.object.segment(), Deadline::NEVER);
-        self.guard(locked.unwrap_or_else(|_| unreachable!("a deadline that never comes")))
+        locked.unwrap_or_else(|_| unreachable!("a deadline that never comes"))
     }
 
     /// Takes the lock if it is free. Never blocks. Of a holder that is dead it says `WouldBlock` until somebody waits or
@@ -230,7 +240,7 @@ impl<T: NoUninit + CheckedBitPattern> Mutex<T> {
 
     #[inline]
     fn slice(&self) -> ShmSlice<'_> {
-        self.object.view().slice(VALUE_AT, size_of::<T>())
+        self.bytes.all()
     }
 
     #[inline]
@@ -290,9 +300,10 @@ impl<T: NoUninit + CheckedBitPattern + fmt::Debug> fmt::Debug for MutexGuard<'_,
     }
 }
 
-impl<T> Clone for Mutex<T> {
+impl<T: NoUninit + CheckedBitPattern> Clone for Mutex<T> {
     fn clone(&self) -> Self {
-        Self { object: self.object.clone(), word: Pinned::new(&self.object, 0, 1), value: PhantomData }
+        let bytes = PinnedBytes::new(&self.object, VALUE_AT, size_of::<T>());
+        Self { object: self.object.clone(), word: Pinned::new(&self.object, 0, 1), bytes, value: PhantomData }
     }
 }
 

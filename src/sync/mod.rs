@@ -8,5 +8,5 @@ mod owner;
 mod wait;
 
 pub use mutex::{Locked, MutexBlock};
-pub use owner::{LANE_BITS, LANE_MASK, Lane, NOBODY, ORPHAN, Peers};
+pub use owner::{IsDead, LANE_BITS, LANE_MASK, Lane, NOBODY, ORPHAN, Peers};
 pub use wait::{Pace, TimedOut, WaitBlock, wait_until};

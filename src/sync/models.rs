@@ -55,7 +55,10 @@ impl Counter {
 fn two_lockers() {
     model(|| {
         let counter = Counter::new();
-        let other = { let counter = counter.clone(); thread::spawn(move || counter.add(1)) };
+        let other = {
+            let counter = counter.clone();
+            thread::spawn(move || counter.add(1))
+        };
         assert_eq!(counter.add(2), Locked::Clean);
         assert_eq!(other.join().unwrap(), Locked::Clean);
         // SAFETY: the other thread has ended.

@@ -16,7 +16,7 @@
 //!
 //! Source: Ulrich Drepper, "Futexes Are Tricky", mutex 2, with the owner in the word as in robust futexes.
 
-use super::owner::{LANE_BITS, LANE_MASK, Lane, NOBODY, Peers};
+use super::owner::{IsDead, LANE_BITS, LANE_MASK, Lane, NOBODY, Peers};
 use super::wait::TimedOut;
 use crate::sys::atomic::{AtomicU32, Ordering, broken, spin_loop};
 use crate::sys::clock::Deadline;
@@ -135,8 +135,7 @@ impl MutexBlock {
                 }
             }
             let marked = word | WAITERS;
-            if word != marked
-                && self.word.compare_exchange(word, marked, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            if word != marked && self.word.compare_exchange(word, marked, Ordering::Relaxed, Ordering::Relaxed).is_err()
             {
                 continue;
             }
@@ -173,7 +172,7 @@ impl MutexBlock {
     }
 
     /// Whether a dead process holds it.
-    pub fn held_by(&self, dead: &dyn Fn(Lane) -> bool) -> bool {
+    pub fn held_by(&self, dead: IsDead<'_>) -> bool {
         let holder = self.holder();
         holder != NOBODY && dead(holder)
     }
@@ -181,7 +180,7 @@ impl MutexBlock {
     /// Frees the lock of an owner that is proven dead, and marks that. True if there was one.
     ///
     /// Only the one exclusive recoverer of that process calls this, so the lane cannot have been given away meanwhile.
-    pub fn recover(&self, dead: &dyn Fn(Lane) -> bool) -> bool {
+    pub fn recover(&self, dead: IsDead<'_>) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         while lane_of(word) != NOBODY && dead(lane_of(word)) {
             let free = if broken("mutex: recover without the mark") { WAITERS } else { OWNER_DIED | WAITERS };
@@ -198,6 +197,7 @@ impl MutexBlock {
 }
 
 #[cfg(test)]
+#[allow(dead_code, reason = "only the models go through here")]
 pub(super) mod model_doors {
     use super::*;
 

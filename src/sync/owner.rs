@@ -15,6 +15,9 @@ pub const LANE_BITS: u32 = 10;
 /// Mask of a lane in a shared word.
 pub const LANE_MASK: u32 = (1 << LANE_BITS) - 1;
 
+/// Tells the lanes of one process that is proven dead.
+pub type IsDead<'a> = &'a dyn Fn(Lane) -> bool;
+
 /// What a blocking primitive needs to know of the other users of its memory.
 pub trait Peers {
     /// Asks the kernel whether the process of `lane` is dead and, if so, recovers everything that it held. True if

@@ -234,6 +234,7 @@ fn spin<R>(until: u64, attempt: &mut impl FnMut() -> Option<R>) -> Option<R> {
 }
 
 #[cfg(test)]
+#[allow(dead_code, reason = "only the models go through here")]
 pub(super) mod model_doors {
     //! What the models drive step by step.
     use super::*;

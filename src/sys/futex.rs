@@ -39,6 +39,7 @@ pub fn wake_all(word: &AtomicU32) -> u32 {
 
 /// Sleeps while every `(word, expected)` still holds, at most `timeout_ns`; `None` where the kernel has no `futex_waitv`.
 #[cfg(not(all(test, loom)))]
+#[cfg_attr(not(test), expect(dead_code, reason = "waiting for several objects at once is built on it"))]
 pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Option<Woken> {
     use rustix::thread::futex;
     let waits: Vec<futex::Wait> = words
@@ -86,4 +87,31 @@ pub fn wake(word: &AtomicU32, count: u32) -> u32 {
     }
     drop(queue);
     0
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::atomic::Ordering::Relaxed;
+    use super::*;
+
+    #[test]
+    fn a_wait_for_any_ends_when_one_word_differs_or_is_woken_or_the_time_is_over() {
+        let words = [AtomicU32::new(1), AtomicU32::new(2)];
+        let any = |a, b, ns| wait_any(&[(&words[0], a), (&words[1], b)], Some(ns));
+        if any(1, 2, 1_000_000).is_none() {
+            return; // A kernel before 5.16.
+        }
+        assert_eq!(any(1, 2, 1_000_000), Some(Woken::Timeout));
+        assert_eq!(any(1, 3, u64::MAX / 4), Some(Woken::Look));
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                while words[1].load(Relaxed) == 2 {
+                    wait_any(&[(&words[0], 1), (&words[1], 2)], None);
+                }
+            });
+            words[1].store(5, Relaxed);
+            wake_all(&words[1]);
+            sleeper.join().unwrap();
+        });
+    }
 }

@@ -1,7 +1,7 @@
 //! The file behind an anonymous segment: a memfd of fixed, sealed size whose pages are committed before they are touched.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
 
@@ -40,11 +40,6 @@ pub fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?)
-}
-
-/// Another descriptor of the same open file description.
-pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }
 
 /// 16 random bytes from the kernel.

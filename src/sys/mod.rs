@@ -12,10 +12,8 @@ pub mod futex;
 pub mod identity;
 pub mod image;
 
-
 pub mod liveness;
 pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
 pub mod spawn;
-
