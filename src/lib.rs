@@ -14,3 +14,7 @@ pub use error::{Error, ErrorKind};
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{Lock, LockError, Mutex, MutexGuard};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

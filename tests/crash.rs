@@ -71,7 +71,7 @@ fn a_producer_killed_in_put_loses_at_most_the_item_in_hand() {
     let segment = Segment::family().unwrap();
     let mut vanished = 0;
     for round in 0..KILLS {
-        let queue = Queue::<Vec<u8>>::builder().bytes(64 << 10).build().unwrap();
+        let queue = Queue::builder().bytes(64 << 10).build().unwrap();
         let progress = Mutex::new(0u64).unwrap();
         fn producer((queue, progress, seed): (Queue<Vec<u8>>, Mutex<u64>, u64)) {
             let mut random = Random::new(seed);
@@ -131,7 +131,7 @@ fn a_consumer_killed_in_get_loses_at_most_the_item_it_had_taken() {
     let segment = Segment::family().unwrap();
     let mut marked = 0;
     for _ in 0..KILLS {
-        let queue = Queue::<Vec<u8>>::builder().bytes(64 << 10).build().unwrap();
+        let queue = Queue::builder().bytes(128 << 10).build().unwrap();
         let taken = Queue::<u64>::new(0).unwrap();
         fn consumer((queue, taken): (Queue<Vec<u8>>, Queue<u64>)) {
             loop {
@@ -144,7 +144,8 @@ fn a_consumer_killed_in_get_loses_at_most_the_item_it_had_taken() {
         let mut put = 0;
         let mut seen = BTreeMap::<u64, u32>::new();
         let mut put_next = || {
-            let len = random.below(6000) as usize;
+            // Long enough that most of a get is the copy.
+            let len = random.below(30_000) as usize;
             if queue.try_put(payload(put, len)).is_ok() {
                 put += 1;
             }

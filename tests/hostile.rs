@@ -102,7 +102,7 @@ fn use_everything(segment: &Segment, queue: &Queue<Vec<u8>>, lock: &Mutex<u32>) 
     let _ = format!("{lock:?}");
     let _ = segment.sweep();
     let _ = (segment.stats(), segment.deaths(), segment.inspect().to_string());
-    if let Ok(other) = Queue::<u64>::builder().segment(segment).build() {
+    if let Ok(other) = Queue::builder().segment(segment).build() {
         let _ = other.put_timeout(3, soon);
         let _ = other.get_timeout(soon);
     }
@@ -117,7 +117,7 @@ proptest! {
     ) {
         let _watchdog = watchdog(Duration::from_secs(60));
         let segment = Segment::anonymous(SMALL).unwrap();
-        let queue = Queue::<Vec<u8>>::builder().segment(&segment).bytes(64 << 10).build().unwrap();
+        let queue = Queue::builder().segment(&segment).bytes(64 << 10).build().unwrap();
         let lock = Mutex::new_in(&segment, 5u32).unwrap();
         for k in 0..20 {
             queue.put(vec![k; 100]).unwrap();
@@ -139,7 +139,7 @@ proptest! {
 #[test]
 fn an_object_opened_as_another_type_is_a_type_mismatch() {
     let segment = Segment::anonymous(SMALL).unwrap();
-    let queue = Queue::<u32>::builder().segment(&segment).build::<u32>().unwrap();
+    let queue = Queue::builder().segment(&segment).build::<u32>().unwrap();
     let lock = Mutex::new_in(&segment, 1u64).unwrap();
     assert_eq!(Queue::<String>::open(&segment, queue.id()).unwrap_err().kind(), ErrorKind::TypeMismatch);
     assert_eq!(Queue::<u32>::open(&segment, lock.id()).unwrap_err().kind(), ErrorKind::TypeMismatch);
@@ -156,7 +156,7 @@ fn an_object_opened_as_another_type_is_a_type_mismatch() {
 fn a_full_segment_says_so_and_works_again_when_space_returns() {
     let _watchdog = watchdog(Duration::from_secs(60));
     let segment = Segment::anonymous(16 << 20).unwrap();
-    let queue = Queue::<Vec<u8>>::builder().segment(&segment).bytes(64 << 10).build().unwrap();
+    let queue = Queue::builder().segment(&segment).bytes(64 << 10).build().unwrap();
     let used = segment.stats().used_bytes;
     let mut sent = 0u8;
     let full = loop {
@@ -168,7 +168,7 @@ fn a_full_segment_says_so_and_works_again_when_space_returns() {
     };
     assert_eq!((full.0[0], full.1.kind()), (sent, ErrorKind::OutOfSpace), "the value comes back with the reason");
     assert!(sent > 5);
-    let error = Queue::<u8>::builder().segment(&segment).bytes(16 << 20).build::<u8>().unwrap_err();
+    let error = Queue::builder().segment(&segment).bytes(16 << 20).build::<u8>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfSpace);
     for k in 0..sent {
         assert!(queue.get().unwrap().iter().all(|b| *b == k));
@@ -184,7 +184,7 @@ fn a_full_segment_says_so_and_works_again_when_space_returns() {
 fn dropping_a_queue_with_messages_in_it_gives_all_memory_back() {
     let segment = Segment::anonymous(16 << 20).unwrap();
     let before = segment.stats();
-    let queue = Queue::<Vec<u8>>::builder().segment(&segment).build().unwrap();
+    let queue = Queue::builder().segment(&segment).build().unwrap();
     queue.put(vec![1; 2 << 20]).unwrap();
     drop(queue);
     assert_eq!((segment.stats().used_bytes, segment.stats().objects), (before.used_bytes, before.objects));

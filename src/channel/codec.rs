@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,16 +33,34 @@ pub(super) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     (value as &dyn Any).downcast_ref::<Vec<u8>>().map(Vec::as_slice)
 }
 
-/// Encodes into `buffer`.
-pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
-    let taken = std::mem::take(buffer);
-    match postcard::to_extend(value, taken) {
-        Ok(filled) => {
-            *buffer = filled;
-            Ok(())
-        }
-        Err(e) => Err(Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string())),
+/// Appends to a buffer, whole slices at a time.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Append<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
     }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// Encodes into `buffer`.
+#[inline]
+pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    postcard::serialize_with_flavor(value, Append(buffer))
+        .map_err(|e| Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string()))
 }
 
 /// Decodes a whole message.

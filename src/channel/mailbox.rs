@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
 use crate::error::{Error, ErrorKind};
 use crate::ring::{ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError};
-use crate::segment::{Holder, Losses, Object, PAGE, Pinned, PinnedBytes, Run, ShmSlice, View};
+use crate::segment::{Holder, Losses, Object, PAGE, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice, View};
 use crate::sync::{IsDead, Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicU32, AtomicU64 as Shared};
@@ -122,8 +122,7 @@ pub(super) enum Ended {
 pub(super) struct Mailbox {
     object: Object,
     numbers: Numbers,
-    control: Pinned<RingBlock>,
-    words: [Pinned<Shared>; 3],
+    ring: PinnedRing,
     bytes: PinnedBytes,
     waits: Pinned<WaitBlock>,
     cache: RingCache,
@@ -139,12 +138,13 @@ impl Mailbox {
         let view = object.view();
         let numbers = Numbers::read(&view, base)?;
         let waits = Pinned::waits(object, waits, 2);
-        let cache = numbers.ring(&view).map_err(corrupt)?.cache();
+        let ring = PinnedRing::new(object, base + RING_AT, numbers.words_at(0), numbers.granules as usize);
+        let ring = ring.map_err(corrupt)?;
+        let cache = ring.get().cache();
         Ok(Self {
             object: object.clone(),
             numbers,
-            control: Pinned::new(object, base + RING_AT, 1),
-            words: [0, 1, 2].map(|which| Pinned::new(object, numbers.words_at(which), numbers.granules as usize)),
+            ring,
             bytes: PinnedBytes::new(object, numbers.words_at(3), (numbers.granules as usize) << GRANULE_SHIFT),
             waits,
             cache,
@@ -155,8 +155,8 @@ impl Mailbox {
     }
 
     #[inline]
-    fn ring(&self) -> Result<Ring<'_>, Corrupt> {
-        Ring::new(&self.control[0], &self.words[0], &self.words[1], &self.words[2])
+    fn ring(&self) -> &Ring<'_> {
+        self.ring.get()
     }
 
     #[inline]
@@ -176,7 +176,7 @@ impl Mailbox {
 
     /// Messages that are committed and not taken, and those being written.
     pub fn len(&self) -> usize {
-        self.ring().map_or(0, |ring| ring.len())
+        self.ring().len()
     }
 
     fn max_items(&self) -> u32 {
@@ -242,7 +242,7 @@ impl Mailbox {
 
     #[inline]
     fn try_record(&self, lane: Lane, n: u32, kind: u32, payload: &[u8]) -> Result<(), Refused> {
-        let ring = self.ring()?;
+        let ring = self.ring();
         let claim = match ring.claim(&self.cache, lane, n, self.max_items()) {
             Ok(claim) => claim,
             Err(ClaimError::Full) => return Err(Refused::NotNow),
@@ -277,14 +277,14 @@ impl Mailbox {
             Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
         };
         let idle = || {
-            if let Some(blocker) = self.ring().ok().and_then(|ring| ring.blocker()) {
+            if let Some(blocker) = self.ring().blocker() {
                 segment.bury(blocker);
             }
             self.object.bury_openers();
             None
         };
         wait_until(self.space(), &self.put_pace, segment, None, deadline, attempt, idle).unwrap_or_else(|_| {
-            let holder = self.ring().ok().and_then(|ring| ring.blocker()).and_then(|l| segment.lane_holder(l));
+            let holder = self.ring().blocker().and_then(|l| segment.lane_holder(l));
             Err(Ended::Timeout(holder))
         })
     }
@@ -294,7 +294,7 @@ impl Mailbox {
     /// Takes the oldest message into `bytes`, if there is one; whether an earlier taker died with it.
     #[inline]
     pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<bool, Refused> {
-        let ring = self.ring()?;
+        let ring = self.ring();
         let taken = match ring.take(&self.cache, lane) {
             Ok(taken) => taken,
             Err(TakeError::Empty) => return Err(Refused::NotNow),
@@ -308,7 +308,7 @@ impl Mailbox {
         if let Ok(Some(run)) = read {
             self.object.segment().free(run);
         }
-        self.offer_room(&ring, moved);
+        self.offer_room(moved);
         read?;
         Ok(taken.redelivered)
     }
@@ -347,7 +347,8 @@ impl Mailbox {
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
     /// receiver on one CPU change places once for many messages.
     #[inline]
-    fn offer_room(&self, ring: &Ring<'_>, moved: bool) {
+    fn offer_room(&self, moved: bool) {
+        let ring = self.ring();
         let peers = self.object.segment();
         if !self.space().has_sleepers(peers) {
             return;
@@ -391,7 +392,7 @@ impl Mailbox {
 
     /// Whether a message can be taken now.
     pub fn has_ready(&self) -> bool {
-        self.ring().is_ok_and(|ring| ring.has_item())
+        self.ring().has_item()
     }
 
     #[cold]
@@ -411,14 +412,14 @@ impl Mailbox {
             attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
         };
         let idle = || {
-            match self.ring().ok().and_then(|ring| ring.pending()) {
+            match self.ring().pending() {
                 Some(writer) => drop(segment.bury(writer)),
                 None => drop(self.object.bury_openers()),
             }
             None
         };
         wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {
-            let holder = self.ring().ok().and_then(|ring| ring.pending()).and_then(|l| segment.lane_holder(l));
+            let holder = self.ring().pending().and_then(|l| segment.lane_holder(l));
             Err(Ended::Timeout(holder))
         })
     }

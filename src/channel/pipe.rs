@@ -12,7 +12,7 @@ use super::codec;
 use super::error::{RecvError, SendError};
 use super::mailbox::{self, Ended, Mailbox, Refused};
 use crate::error::Error;
-use crate::segment::{InFlight, KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
+use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
@@ -161,9 +161,7 @@ where
             None => codec::with_scratch(|buffer| {
                 let (encoded, in_flight) = into_message(|| codec::encode(&value, buffer));
                 let sent = encoded.map(|()| self.send_bytes(lane, buffer, deadline));
-                if !matches!(sent, Ok(Ok(()))) {
-                    InFlight::recall(in_flight);
-                }
+                in_flight.settle(matches!(sent, Ok(Ok(()))));
                 sent
             }),
         };

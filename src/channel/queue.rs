@@ -13,7 +13,7 @@ use super::codec;
 use super::error::{GetError, PutError};
 use super::mailbox::{self, Ended, Mailbox, Refused};
 use crate::error::{Error, ErrorKind};
-use crate::segment::{InFlight, KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
+use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
@@ -134,8 +134,8 @@ impl QueueBuilder {
     }
 }
 
-impl<T> Queue<T> {
-    /// Sizes other than the defaults.
+impl Queue<()> {
+    /// Sizes other than the defaults, for a queue of any type.
     pub fn builder() -> QueueBuilder {
         QueueBuilder { capacity: 0, bytes: None, segment: None }
     }
@@ -147,7 +147,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// # Errors
     /// As [`QueueBuilder::build`].
     pub fn new(capacity: usize) -> Result<Self, Error> {
-        Self::builder().capacity(capacity).build()
+        Queue::builder().capacity(capacity).build()
     }
 
     /// Opens a queue by the [`id`](Self::id) that another handle told.
@@ -215,9 +215,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             None => codec::with_scratch(|buffer| {
                 let (encoded, in_flight) = into_message(|| codec::encode(&value, buffer));
                 let sent = encoded.map(|()| self.send(lane, buffer, deadline));
-                if !matches!(sent, Ok(Ok(()))) {
-                    InFlight::recall(in_flight);
-                }
+                in_flight.settle(matches!(sent, Ok(Ok(()))));
                 sent
             }),
         };

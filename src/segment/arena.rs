@@ -1,6 +1,6 @@
 //! Memory: runs of 64 KiB pages.
 //!
-//! A run is one word, at the page-map entry of its first page: `generation:24 | pages:20 | lane:10 | state:4`. Entries
+//! A run is one word, at the page-map entry of its first page: `generation:24 | pages:20 | 0:6 | lane:10 | state:4`. Entries
 //! inside a run stay as free ones look and are skipped, so one store makes a run and one store unmakes it.
 //!
 //! | state | meaning | a death of `lane` |

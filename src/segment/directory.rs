@@ -215,17 +215,22 @@ impl Inner {
                 format!("below {all}"),
             ));
         }
+        let entry = self.entry(id.index);
+        let is_live = || entry.state.load(Acquire) == word(id.generation, 0, LIVE);
+        if !is_live() {
+            return Err(gone());
+        }
         let had = self.has_bit(id.index, role, self.row());
         self.set_bit(id.index, role, self.row());
         fence(crate::sys::atomic::Ordering::SeqCst);
-        let entry = self.entry(id.index);
-        let live = entry.state.load(Acquire) == word(id.generation, 0, LIVE);
         let withdraw = || {
+            // Nobody was told that we came, so nobody is told that we go.
             if !had {
-                self.close_entry(id, role);
+                self.clear_bit(id.index, role, self.row());
+                self.reap_entry(id);
             }
         };
-        if !live {
+        if !is_live() {
             withdraw();
             return Err(gone());
         }

@@ -124,7 +124,7 @@ pub struct RowBlock {
     /// Its name.
     pub died_name: [AtomicU64; 6],
     /// Spare.
-    pub reserved: [AtomicU64; 11],
+    pub reserved: [AtomicU64; 13],
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for RowBlock {}

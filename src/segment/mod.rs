@@ -5,6 +5,8 @@
 mod arena;
 mod directory;
 mod family;
+#[cfg(test)]
+mod format_test;
 mod header;
 mod inspect;
 mod layout;
@@ -22,7 +24,7 @@ pub use directory::ObjectId;
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;
-pub(crate) use object::{InFlight, Object, Pinned, PinnedBytes, View, into_message, type_hash, with_recipient};
+pub(crate) use object::{Object, Pinned, PinnedBytes, PinnedRing, View, into_message, type_hash, with_recipient};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub use recover::{Death, Losses};

@@ -4,7 +4,7 @@
 //! decoded. A handle among the arguments of a child is opened for the child's row while the parent encodes it, so it
 //! cannot be lost whoever dies.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -16,6 +16,7 @@ use super::recover::{Kind, kind};
 use super::shm::ShmSlice;
 use super::{Inner, Segment};
 use crate::error::Error;
+use crate::ring::{self, Ring, RingBlock};
 use crate::sync::WaitBlock;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
@@ -258,6 +259,33 @@ impl<T: Block> Pinned<T> {
     }
 }
 
+/// A ring in an object, held in place as [`Pinned`] blocks are.
+pub(crate) struct PinnedRing {
+    ring: Ring<'static>,
+    _object: Object,
+}
+
+impl PinnedRing {
+    /// The ring whose control block is at `control`, and whose `granules` claim, ready and take words follow from `words`.
+    pub fn new(object: &Object, control: usize, words: usize, granules: usize) -> Result<Self, ring::Corrupt> {
+        let view = object.view();
+        let part = |k: usize| view.blocks::<AtomicU64>(words + k * granules * size_of::<u64>(), granules);
+        let ring = Ring::new(view.block::<RingBlock>(control), part(0), part(1), part(2))?;
+        // SAFETY: the same type but for the lifetime. The memory stays mapped as long as the object that we hold, and
+        // `deref` ties what it gives to `self`.
+        let ring = unsafe { std::mem::transmute::<Ring<'_>, Ring<'static>>(ring) };
+        Ok(Self { ring, _object: object.clone() })
+    }
+}
+
+impl PinnedRing {
+    /// The ring.
+    #[inline]
+    pub fn get(&self) -> &Ring<'_> {
+        &self.ring
+    }
+}
+
 impl Pinned<WaitBlock> {
     /// `count` of the words that the object's users sleep on, from the one numbered `first`.
     pub fn waits(object: &Object, first: usize, count: usize) -> Self {
@@ -312,58 +340,72 @@ impl PinnedBytes {
     }
 }
 
-/// Where encoded handles are going, for the calling thread.
+/// Where the handles go that the calling thread serialises.
+#[derive(Clone, Copy)]
 enum Passing {
+    /// Nowhere: a handle outside a message means nothing.
+    Nowhere,
     /// To the process that a row was reserved for.
     Row(u32),
-    /// Into a message that somebody will take some day: handles with a count each, taken back if it is not sent.
-    Message(Vec<Object>),
+    /// Into a message that somebody will take some day: each with a count, which is taken back if it is not sent.
+    Message,
 }
 
 thread_local! {
-    static PASSING: RefCell<Option<Passing>> = const { RefCell::new(None) };
+    static PASSING: Cell<Passing> = const { Cell::new(Passing::Nowhere) };
+    /// Handles that went into the message being encoded.
+    static PASSED: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
 }
 
-fn passing<R>(to: Passing, f: impl FnOnce() -> R) -> (R, Option<Passing>) {
-    let before = PASSING.replace(Some(to));
-    struct Restore(Option<Passing>);
+/// Runs `f` while handles go to `to`.
+#[inline]
+fn passing<R>(to: Passing, f: impl FnOnce() -> R) -> R {
+    struct Restore(Passing);
     impl Drop for Restore {
+        #[inline]
         fn drop(&mut self) {
-            PASSING.replace(self.0.take());
+            PASSING.set(self.0);
         }
     }
-    let restore = Restore(before);
-    let result = f();
-    let after = PASSING.take();
-    drop(restore);
-    (result, after)
+    let _restore = Restore(PASSING.replace(to));
+    f()
 }
 
 /// Runs `f`; every handle that it serialises is opened for the process of `row`.
 pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
-    passing(Passing::Row(row), f).0
+    passing(Passing::Row(row), f)
 }
 
-/// Handles that were encoded into a message and are counted as in flight.
+/// How many handles the calling thread has put in flight in messages not sent yet: see [`settle`](Self::settle).
 #[must_use]
-#[derive(Default)]
-pub(crate) struct InFlight(Vec<Object>);
+pub(crate) struct InFlight(usize);
+
+/// Runs `f`, which encodes a message; the handles that it serialises are in flight until they are decoded.
+#[inline]
+pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, InFlight) {
+    let before = PASSED.with_borrow(Vec::len);
+    let result = passing(Passing::Message, f);
+    (result, InFlight(PASSED.with_borrow(Vec::len) - before))
+}
 
 impl InFlight {
-    /// The message was not sent: the counts are taken back.
-    pub fn recall(self) {
-        for object in &self.0 {
-            object.entry().in_flight[object.role()].fetch_sub(1, AcqRel);
+    /// The message went; or it did not, and the counts are taken back.
+    #[inline]
+    pub fn settle(self, sent: bool) {
+        if self.0 > 0 {
+            self.settle_handles(sent);
         }
     }
-}
 
-/// Runs `f`, which encodes a message; the handles that it serialised are in flight until they are decoded.
-pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, InFlight) {
-    let (result, after) = passing(Passing::Message(Vec::new()), f);
-    match after {
-        Some(Passing::Message(objects)) => (result, InFlight(objects)),
-        _ => (result, InFlight::default()),
+    #[cold]
+    fn settle_handles(self, sent: bool) {
+        // Dropped at the end, when the list is not borrowed: a drop may run other code.
+        let objects = PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - self.0));
+        if !sent {
+            for object in &objects {
+                object.entry().in_flight[object.role()].fetch_sub(1, AcqRel);
+            }
+        }
     }
 }
 
@@ -379,20 +421,19 @@ struct Ticket {
 impl Object {
     /// Serialises the handle for whoever the calling thread is encoding for.
     pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let counted = PASSING.with_borrow_mut(|to| match to {
-            Some(Passing::Row(row)) => {
-                self.open_for(*row);
-                Some(false)
+        let counted = match PASSING.get() {
+            Passing::Row(row) => {
+                self.open_for(row);
+                false
             }
-            Some(Passing::Message(objects)) => {
+            Passing::Message => {
                 self.entry().in_flight[self.role()].fetch_add(1, AcqRel);
-                objects.push(self.clone());
-                Some(true)
+                PASSED.with_borrow_mut(|passed| passed.push(self.clone()));
+                true
             }
-            None => None,
-        });
-        let Some(counted) = counted else {
-            return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
+            Passing::Nowhere => {
+                return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
+            }
         };
         Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8, counted }.serialize(serializer)
     }

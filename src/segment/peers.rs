@@ -9,7 +9,8 @@
 //! inherits, so the child's death is provable from its first instruction.
 //!
 //! A lane belongs to a thread from its first use of the segment to its end. Its number stands in every word that the
-//! thread claims; the lane is given to somebody else only after the last such word is gone.
+//! thread claims; guards do not leave their thread, so at its end the last such word is gone, unless the program leaked a
+//! guard: then the lock stays taken as a leaked guard of std's keeps it, until the process ends.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -110,9 +111,12 @@ impl Drop for ReservedRow {
     }
 }
 
+/// No attachment has this epoch; neither has a forked child, whose own reads 0.
+const NO_EPOCH: u64 = u64::MAX;
+
 thread_local! {
     /// The lane used last: (epoch of the attachment, lane).
-    static LAST: Cell<(u64, Lane)> = const { Cell::new((0, NOBODY)) };
+    static LAST: Cell<(u64, Lane)> = const { Cell::new((NO_EPOCH, NOBODY)) };
     /// All lanes of this thread.
     static LANES: RefCell<Lanes> = const { RefCell::new(Lanes(Vec::new())) };
 }
@@ -121,7 +125,7 @@ struct Lanes(Vec<(Weak<Inner>, u64, Lane)>);
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        LAST.set((0, NOBODY));
+        LAST.set((NO_EPOCH, NOBODY));
         for (segment, epoch, lane) in self.0.drain(..) {
             if let Some(segment) = segment.upgrade() {
                 if segment.epoch() == epoch {
