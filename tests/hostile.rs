@@ -156,28 +156,44 @@ fn an_object_opened_as_another_type_is_a_type_mismatch() {
 fn a_full_segment_says_so_and_works_again_when_space_returns() {
     let _watchdog = watchdog(Duration::from_secs(60));
     let segment = Segment::anonymous(16 << 20).unwrap();
-    let queue = Queue::builder().segment(&segment).bytes(64 << 10).build().unwrap();
+    let new_queue = |_| Queue::builder().segment(&segment).bytes(64 << 10).build().unwrap();
+    let queues: Vec<Queue<Vec<u8>>> = (0..8).map(new_queue).collect();
     let used = segment.stats().used_bytes;
-    let mut sent = 0u8;
+    // One large message in each, until there is no room for one more.
+    let mut sent = 0;
     let full = loop {
-        match queue.put(vec![sent; 1 << 20]) {
+        match queues[sent].put(vec![sent as u8; 3 << 20]) {
             Ok(()) => sent += 1,
             Err(PutError::Failed(value, e)) => break (value, e),
             Err(e) => panic!("{e}"),
         }
     };
-    assert_eq!((full.0[0], full.1.kind()), (sent, ErrorKind::OutOfSpace), "the value comes back with the reason");
-    assert!(sent > 5);
+    assert_eq!((full.0[0], full.1.kind()), (sent as u8, ErrorKind::OutOfSpace), "the value comes back with the reason");
+    assert!(sent > 2);
     let error = Queue::builder().segment(&segment).bytes(16 << 20).build::<u8>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfSpace);
-    for k in 0..sent {
-        assert!(queue.get().unwrap().iter().all(|b| *b == k));
+    for (k, queue) in queues[..sent].iter().enumerate() {
+        assert!(queue.get().unwrap().iter().all(|b| *b == k as u8));
     }
     assert_eq!(segment.stats().used_bytes, used, "every block came back");
+    let queue = &queues[0];
     for _ in 0..100 {
         queue.put(vec![1; 4 << 20]).unwrap();
         assert_eq!(queue.get().unwrap().len(), 4 << 20);
     }
+}
+
+#[test]
+fn blocks_on_their_way_are_limited_and_senders_wait() {
+    let queue = Queue::<Vec<u8>>::new(0).unwrap();
+    let mut sent = 0;
+    while queue.put_timeout(vec![0; 1 << 20], Duration::from_millis(20)).is_ok() {
+        sent += 1;
+    }
+    assert!((2..=8).contains(&sent), "{sent} MiB are on their way");
+    assert_eq!(queue.len(), sent);
+    queue.get().unwrap();
+    queue.put(vec![0; 1 << 20]).unwrap();
 }
 
 #[test]

@@ -33,6 +33,10 @@ const BLOCK: u32 = 2;
 
 /// Granules of 64 bytes; the smallest record fills one cache line.
 pub(super) const GRANULE_SHIFT: u32 = 6;
+/// Bytes of blocks that a mailbox lets be under way before senders wait. A block's record takes as large a share of the
+/// ring's granules as the block takes of this, so the count survives any death; and memory is used again while it is warm.
+const BLOCK_BUDGET: usize = 4 << 20;
+
 /// The largest message.
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
 
@@ -215,7 +219,10 @@ impl Mailbox {
         let word = u64::from(run.page) | u64::from(run.generation) << 32;
         payload[..8].copy_from_slice(&word.to_ne_bytes());
         payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
-        let sent = self.send_record(lane, 1, BLOCK, &payload, deadline, stop);
+        let granules = self.numbers.granules as usize;
+        let share = (bytes.len() as u64 * granules as u64).div_ceil(BLOCK_BUDGET as u64);
+        let n = share.clamp(1, granules as u64 / 2) as u32;
+        let sent = self.send_record(lane, n, BLOCK, &payload, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
             Err(_) => segment.free(run),
@@ -405,7 +412,7 @@ impl Mailbox {
     ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
-        let peer = segment.lane_cpu(self.writer.load(Lax) as Lane);
+        let peer = segment.cpu_of(self.writer.load(Lax) as Lane);
         // What stops the wait is looked at first and acted on last: a message that was there before counts.
         let attempt = || {
             let stopped = stop();

@@ -331,14 +331,6 @@ impl Inner {
             .collect()
     }
 
-    /// CPU on which `lane` waited last.
-    pub(crate) fn lane_cpu(&self, lane: Lane) -> Option<u32> {
-        if lane == NOBODY || u32::from(lane) > self.geometry.lanes {
-            return None;
-        }
-        self.lane_block(lane).cpu.load(Relaxed).checked_sub(1)
-    }
-
     /// Notes on which CPU the calling thread is, for those who will wait for it.
     #[inline]
     pub(crate) fn note_cpu(&self, lane: Lane) {
@@ -372,6 +364,13 @@ impl Peers for Inner {
         self.lane_owner(lane).is_some_and(|(row, generation)| {
             self.row_state(row).generation() & 0xff_ffff == generation && self.is_dead(row) && self.recover_row(row)
         })
+    }
+
+    fn cpu_of(&self, lane: Lane) -> Option<u32> {
+        if lane == NOBODY || u32::from(lane) > self.geometry.lanes {
+            return None;
+        }
+        self.lane_block(lane).cpu.load(Relaxed).checked_sub(1)
     }
 
     #[inline]

@@ -27,6 +27,10 @@ impl Peers for Alive {
         false
     }
 
+    fn cpu_of(&self, _lane: Lane) -> Option<u32> {
+        None
+    }
+
     fn asymmetric(&self) -> bool {
         false
     }

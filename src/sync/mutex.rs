@@ -98,7 +98,7 @@ impl MutexBlock {
 
     #[cold]
     fn lock_contended(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
-        if cpu::usable_cached() > 1 {
+        if cpu::is_elsewhere(peers.cpu_of(self.holder())) {
             for _ in 0..SPINS {
                 if let Some(locked) = self.try_lock_seen(me) {
                     return Ok(locked);

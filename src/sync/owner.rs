@@ -27,6 +27,9 @@ pub trait Peers {
     /// somebody alive.
     fn bury(&self, lane: Lane) -> bool;
 
+    /// CPU on which the thread of `lane` ran when it last waited: a hint.
+    fn cpu_of(&self, lane: Lane) -> Option<u32>;
+
     /// Whether committers go without a fence, so that a sleeper needs the heavy barrier for both.
     fn asymmetric(&self) -> bool;
 }

@@ -189,8 +189,7 @@ fn hot<R>(
     let waits = pace.waits.load(Lax).wrapping_add(1);
     pace.waits.store(waits, Lax);
     let retry = waits % RETRY_EVERY == 0;
-    let elsewhere = peer_cpu.is_none_or(|cpu| cpu != cpu::current());
-    if elsewhere && cpu::usable_cached() > 1 && (retry || pace.spin.load(Lax) > 0) {
+    if cpu::is_elsewhere(peer_cpu) && (retry || pace.spin.load(Lax) > 0) {
         let until = now_ns() + SPIN_NS;
         let won = spin(until, attempt);
         credit(&pace.spin, won.is_some());

@@ -1,4 +1,4 @@
-//! Which CPU runs this thread, and how many there are.
+//! Which CPU runs this thread, and whether another could run its peer.
 
 /// Number of the CPU that runs the calling thread, right now (about 1 ns where glibc registers `rseq`, a vDSO call elsewhere).
 #[inline]
@@ -7,20 +7,22 @@ pub fn current() -> u32 {
     unsafe { libc::sched_getcpu() as u32 }
 }
 
-/// CPUs that the calling process may run on, at least 1.
-pub fn usable() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Lets other runnable threads of this CPU run first.
 #[inline]
 pub fn yield_now() {
     std::thread::yield_now();
 }
 
-/// As [`usable`] when it was first asked: for decisions on a hot path.
+/// Whether the machine has a CPU besides the caller's, on which a peer could be running. Asked once.
 #[inline]
-pub fn usable_cached() -> usize {
-    static USABLE: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *USABLE.get_or_init(usable)
+pub fn is_multiple() -> bool {
+    static ONLINE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    // SAFETY: sysconf has no preconditions.
+    *ONLINE.get_or_init(|| unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } > 1)
+}
+
+/// Whether a peer that ran last on CPU `peer`, if that is known, may be running while the caller waits.
+#[inline]
+pub fn is_elsewhere(peer: Option<u32>) -> bool {
+    is_multiple() && peer.is_none_or(|cpu| cpu != current())
 }
