@@ -187,6 +187,44 @@ fn a_consumer_killed_in_get_loses_at_most_the_item_it_had_taken() {
 }
 
 #[test]
+fn a_producer_killed_in_put_does_not_hold_up_what_others_go_on_putting() {
+    let _alone = alone();
+    let _watchdog = watchdog(Duration::from_secs(120));
+    let mut random = Random::new(23);
+    let queue = Queue::builder().bytes(1 << 20).build::<Vec<u8>>().unwrap();
+    fn producer((queue, number): (Queue<Vec<u8>>, u64)) {
+        let message = payload(number, 200_000);
+        loop {
+            queue.put(message.clone()).unwrap();
+        }
+    }
+    // Not all of it, which would take longer than to put it.
+    let from = |bytes: &[u8]| u64::from(bytes[0]);
+    let survivor = Process::builder().daemon(true).spawn(producer, (queue.clone(), 1)).unwrap();
+    let segment = Segment::family().unwrap();
+    let before = segment.stats().vanished;
+    for _ in 0..60 {
+        let victim = Process::spawn(producer, (queue.clone(), 2)).unwrap();
+        while from(&queue.get().unwrap()) != 2 {}
+        let until = Instant::now() + Duration::from_nanos(random.below(300_000));
+        while Instant::now() < until {
+            queue.get().unwrap();
+        }
+        let killed = Instant::now();
+        victim.kill().unwrap();
+        // Not joined yet: whoever is held up has to find out.
+        let mut more = 0;
+        while more < 20 {
+            more += u64::from(from(&queue.get().unwrap()) == 1);
+        }
+        assert!(killed.elapsed() < SOON, "the others went on after {:?}", killed.elapsed());
+        let _ = victim.join();
+    }
+    assert!(segment.stats().vanished > before, "no kill hit the middle of a put: the test proves less than it should");
+    survivor.kill().unwrap();
+}
+
+#[test]
 fn a_lock_whose_holder_is_killed_goes_to_the_next_who_is_told() {
     let _alone = alone();
     let _watchdog = watchdog(Duration::from_secs(120));
@@ -208,7 +246,7 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next_who_is_told() {
             value.iter_mut().for_each(|word| *word += 1);
         }
     }
-    let survivor = Process::spawn(holder, lock.clone()).unwrap();
+    let survivor = Process::builder().daemon(true).spawn(holder, lock.clone()).unwrap();
     let mut told = 0;
     for _ in 0..KILLS {
         let victim = Process::spawn(holder, lock.clone()).unwrap();

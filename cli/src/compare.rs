@@ -8,15 +8,17 @@ use serde::Serialize;
 use crate::measure::{Case, Failure, PAYLOADS, Pair, Placement, Shape, Who};
 
 /// How long one peer is measured before the next has its turn.
-const SAMPLE_NS: u64 = 5_000_000;
+const SAMPLE_NS: f64 = 5e6;
 /// How long a batch of messages one way should last: much longer than the answer at its end.
-const BATCH_NS: u64 = 1_500_000;
-/// What a batch has at least, and at most.
-const BATCH_MESSAGES: (u64, u64) = (8, 1 << 20);
+const BATCH_NS: f64 = 1.5e6;
+/// What such a batch has at least, and at most.
+const BATCH_MESSAGES: (f64, f64) = (8.0, 1e6);
 /// Times that one sample may bring.
-const SAMPLE_TIMES: u64 = 20_000;
+const SAMPLE_TIMES: f64 = 20e3;
+/// Batches that are looked at to find out how much fits in a sample: one that was interrupted says nothing.
+const CALIBRATION: u32 = 5;
 /// Every peer has at least so many turns.
-const ROUNDS: u32 = 2;
+const ROUNDS: u32 = 4;
 
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
@@ -89,7 +91,7 @@ fn measure_group(group: &Group, budget: Duration) -> anyhow::Result<Vec<Row>> {
     let end = Instant::now() + budget;
     let mut runners = group.iter().map(|case| Runner::start(*case)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut round = 0;
-    while round < ROUNDS || Instant::now() < end {
+    while round < ROUNDS || Instant::now() < end || runners.iter().any(|runner| runner.times.is_empty()) {
         for runner in &mut runners {
             runner.sample()?;
         }
@@ -102,51 +104,66 @@ fn measure_group(group: &Group, budget: Duration) -> anyhow::Result<Vec<Row>> {
 struct Runner {
     case: Case,
     pair: Pair,
-    /// Messages of a batch, and batches of a sample.
-    messages: u32,
-    batches: u32,
-    times: Vec<u64>,
+    /// The least that a message took in a batch so far: how much fits in a sample follows from it.
+    quickest_ns: f64,
+    /// Nanoseconds per message of each batch.
+    times: Vec<f64>,
+    messages: u64,
 }
 
 impl Runner {
-    /// Starts the processes, and finds out how much fits in a sample.
+    /// Starts the processes, and finds out how quick they are.
     fn start(case: Case) -> anyhow::Result<Self> {
-        let failed = failed(case);
-        let mut pair = Pair::start(case).map_err(failed)?;
+        let pair = Pair::start(case).map_err(failed(case))?;
+        let mut runner = Self { case, pair, quickest_ns: f64::INFINITY, times: Vec::new(), messages: 0 };
         let mut messages = 1;
-        let ns_per_message = loop {
-            let ns = pair.run(1, messages).map_err(failed)?.iter().sum::<u64>().max(1);
-            if ns > SAMPLE_NS / 20 || u64::from(messages) >= BATCH_MESSAGES.1 {
-                break (ns / u64::from(messages)).max(1);
-            }
+        while runner.batches(CALIBRATION, messages)? * f64::from(messages) < SAMPLE_NS / 20.0 {
             messages *= 4;
-        };
-        let messages = match case.shape {
-            Shape::RoundTrip => 1,
-            Shape::OneWay => (BATCH_NS / ns_per_message).clamp(BATCH_MESSAGES.0, BATCH_MESSAGES.1),
-        };
-        let batches = (SAMPLE_NS / (ns_per_message * messages)).clamp(1, SAMPLE_TIMES);
-        Ok(Self { case, pair, messages: messages as u32, batches: batches as u32, times: Vec::new() })
+        }
+        runner.start_over();
+        Ok(runner)
     }
 
     fn sample(&mut self) -> anyhow::Result<()> {
-        let times = self.pair.run(self.batches, self.messages).map_err(failed(self.case))?;
-        self.times.extend(times);
+        let expected = self.quickest_ns;
+        let messages = match self.case.shape {
+            Shape::RoundTrip => 1.0,
+            Shape::OneWay => (BATCH_NS / expected).clamp(BATCH_MESSAGES.0, BATCH_MESSAGES.1),
+        };
+        let batches = (SAMPLE_NS / (expected * messages)).clamp(1.0, SAMPLE_TIMES);
+        if self.batches(batches as u32, messages as u32)? < expected / 2.0 {
+            // Whatever slowed the first batches is over, and they were too small.
+            self.start_over();
+        }
         Ok(())
+    }
+
+    /// Runs some batches: what a message of the quickest one took.
+    fn batches(&mut self, batches: u32, messages: u32) -> anyhow::Result<f64> {
+        let times = self.pair.run(batches, messages).map_err(failed(self.case))?;
+        self.messages += times.len() as u64 * u64::from(messages);
+        self.times.extend(times.iter().map(|ns| *ns as f64 / f64::from(messages)));
+        let quickest = times.into_iter().min().unwrap_or(0).max(1) as f64 / f64::from(messages);
+        self.quickest_ns = self.quickest_ns.min(quickest);
+        Ok(quickest)
+    }
+
+    fn start_over(&mut self) {
+        self.times.clear();
+        self.messages = 0;
     }
 
     fn finish(mut self) -> anyhow::Result<Row> {
         self.pair.finish().map_err(failed(self.case))?;
-        self.times.sort_unstable();
-        let per_message = |percent| percentile(&self.times, percent) as f64 / f64::from(self.messages);
+        self.times.sort_unstable_by(f64::total_cmp);
         Ok(Row {
             bench: self.case.shape,
             who: self.case.who,
             payload_bytes: self.case.payload,
             placement: self.case.placement,
-            median_ns: per_message(50),
-            p99_ns: per_message(99),
-            messages: self.times.len() as u64 * u64::from(self.messages),
+            median_ns: percentile(&self.times, 50),
+            p99_ns: percentile(&self.times, 99),
+            messages: self.messages,
         })
     }
 }
@@ -156,9 +173,9 @@ fn failed(case: Case) -> impl Fn(Failure) -> anyhow::Error + Copy {
 }
 
 /// The smallest time that at least `percent` of a hundred do not exceed.
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(0)
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -167,10 +184,10 @@ mod tests {
 
     #[test]
     fn a_percentile_is_one_of_the_times() {
-        let times: Vec<u64> = (1..=200).collect();
-        assert_eq!((percentile(&times, 50), percentile(&times, 99)), (100, 198));
-        assert_eq!((percentile(&[7], 50), percentile(&[7], 99)), (7, 7));
-        assert_eq!(percentile(&[], 99), 0);
+        let times: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!((percentile(&times, 50), percentile(&times, 99)), (100.0, 198.0));
+        assert_eq!((percentile(&[7.0], 50), percentile(&[7.0], 99)), (7.0, 7.0));
+        assert!(percentile(&[], 99).is_nan());
     }
 
     #[test]

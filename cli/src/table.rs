@@ -26,7 +26,7 @@ pub fn of(rows: &[Row]) -> String {
 
 fn table(rows: &[&Row]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", "", "kinfolk", "p99", "pipe", "p99", "socket", "p99", "pipe /", "socket /"]);
     for placement in Placement::ALL {
         for payload in PAYLOADS {

@@ -1,23 +1,26 @@
 //! One direction of messages: a stamped ring, the bytes beside it, and blocks of the arena for what is too large.
 //!
 //! ```text
-//! 0     granules u32 | granule_shift u32 | max_items u32 | spare u32        written at creation, read once at opening
+//! 0     granules u32 | granule_shift u32 | max_items u32                    written at creation, read once at opening
+//! 12    carries_handles u32                                                 1 from before the first message with handles on
 //! 128   RingBlock
 //! 640   claim[granules] u64, ready[granules] u64, take[granules] u64
 //!       data[granules] of 2^granule_shift bytes
 //! ```
 //!
-//! A record is `length:32 | kind:32` and then the payload, in contiguous granules. For kind BLOCK the payload is the run of
-//! arena pages that holds the message: `page:32 | generation:32`, `bytes:64`.
+//! A record lies in contiguous granules; `record.rs` says what it looks like.
 //!
 //! The run of a large message is OWNED by its sender until the record is committed, and RETIRED by its taker before the
 //! record is acknowledged; so whoever dies, the ring says whether the run still belongs to a message (see `arena.rs`).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
+use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
 use crate::error::{Error, ErrorKind};
 use crate::ring::{ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError};
-use crate::segment::{Holder, Losses, Object, PAGE, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice, View};
+use crate::segment::{
+    Arrived, Holder, Losses, NameHandle, Object, PAGE, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice, View,
+};
 use crate::sync::{IsDead, Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicU32, AtomicU64 as Shared};
@@ -25,11 +28,7 @@ use crate::sys::clock::Deadline;
 
 const RING_AT: usize = 128;
 const WORDS_AT: usize = RING_AT + size_of::<RingBlock>();
-const RECORD_HEAD: usize = 8;
-const BLOCK_PAYLOAD: usize = 16;
-
-const INLINE: u32 = 1;
-const BLOCK: u32 = 2;
+const CARRIES_AT: usize = 12;
 
 /// Granules of 64 bytes; the smallest record fills one cache line.
 pub(super) const GRANULE_SHIFT: u32 = 6;
@@ -82,6 +81,11 @@ impl Numbers {
         self.base + WORDS_AT + which * self.granules as usize * 8
     }
 
+    fn record<'a>(&self, view: &View<'a>, ring: &Ring<'_>, position: u64, n: u32) -> ShmSlice<'a> {
+        let at = self.words_at(3) + (ring.index(position) << GRANULE_SHIFT);
+        view.slice(at, (n as usize) << GRANULE_SHIFT)
+    }
+
     fn ring<'a>(&self, view: &View<'a>) -> Result<Ring<'a>, Corrupt> {
         let words = |which| view.blocks::<Shared>(self.words_at(which), self.granules as usize);
         Ring::new(view.block(self.base + RING_AT), words(0), words(1), words(2))
@@ -90,6 +94,14 @@ impl Numbers {
 
 fn corrupt(e: Corrupt) -> Error {
     Error::corrupt("ring", e.field, format_args!("{:#x}", e.found), "a word of the protocol")
+}
+
+/// What comes with a message.
+pub(super) struct News {
+    /// An earlier taker died with it.
+    pub redelivered: bool,
+    /// Keeps the handles in it open until they are decoded.
+    _arrived: Arrived,
 }
 
 /// Why nothing was taken or stored at once.
@@ -192,26 +204,45 @@ impl Mailbox {
 
     // ---- sending
 
-    /// Stores a message, waiting for room until `deadline`. `stop` may end the wait.
-    pub fn send(&self, lane: Lane, bytes: &[u8], deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
-        match self.granules_for(bytes.len()) {
-            Some(n) => self.send_record(lane, n, INLINE, bytes, deadline, stop),
-            None => self.send_block(lane, bytes, deadline, stop),
+    /// Stores a message that carries `handles`, waiting for room until `deadline`. `stop` may end the wait.
+    #[inline]
+    pub fn send(
+        &self,
+        lane: Lane,
+        bytes: &[u8],
+        handles: &[Handle],
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        match self.granules_for(bytes.len() + handles.len() * HANDLE_BYTES) {
+            Some(n) => self.send_record(lane, Record { n, kind: INLINE, handles, payload: bytes }, deadline, stop),
+            None => self.send_block(lane, bytes, handles, deadline, stop),
         }
     }
 
-    /// Granules of an inline record, if it may be one.
+    /// Granules of a record with so many bytes behind its head, if it may be one.
     #[inline]
     fn granules_for(&self, bytes: usize) -> Option<u32> {
         let n = (RECORD_HEAD + bytes).div_ceil(1 << GRANULE_SHIFT);
         (n <= self.numbers.granules as usize / 2).then_some(n as u32)
     }
 
-    fn send_block(&self, lane: Lane, bytes: &[u8], deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
+    fn send_block(
+        &self,
+        lane: Lane,
+        bytes: &[u8],
+        handles: &[Handle],
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        let refuse = |message| Err(Ended::Failed(Error::new(ErrorKind::InvalidInput, "send message", message)));
         if bytes.len() > MAX_MESSAGE {
-            let message = format!("{} B, expected at most {MAX_MESSAGE} B", bytes.len());
-            return Err(Ended::Failed(Error::new(ErrorKind::InvalidInput, "send message", message)));
+            return refuse(format!("{} B, expected at most {MAX_MESSAGE} B", bytes.len()));
         }
+        let Some(least) = self.granules_for(BLOCK_PAYLOAD + handles.len() * HANDLE_BYTES) else {
+            let room = self.numbers.granules << (GRANULE_SHIFT - 1);
+            return refuse(format!("{} handles in one message, expected as many as fit {room} B", handles.len()));
+        };
         let segment = self.object.segment();
         let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
         segment.run_slice(run).write(0, bytes);
@@ -219,10 +250,10 @@ impl Mailbox {
         let word = u64::from(run.page) | u64::from(run.generation) << 32;
         payload[..8].copy_from_slice(&word.to_ne_bytes());
         payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
-        let granules = self.numbers.granules as usize;
-        let share = (bytes.len() as u64 * granules as u64).div_ceil(BLOCK_BUDGET as u64);
-        let n = share.clamp(1, granules as u64 / 2) as u32;
-        let sent = self.send_record(lane, n, BLOCK, &payload, deadline, stop);
+        let granules = self.numbers.granules;
+        let share = (bytes.len() as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
+        let n = (share.min(u64::from(granules / 2)) as u32).max(least);
+        let sent = self.send_record(lane, Record { n, kind: BLOCK, handles, payload: &payload }, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
             Err(_) => segment.free(run),
@@ -234,33 +265,33 @@ impl Mailbox {
     fn send_record(
         &self,
         lane: Lane,
-        n: u32,
-        kind: u32,
-        payload: &[u8],
+        record: Record<'_>,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), Ended> {
-        match self.try_record(lane, n, kind, payload) {
+        match self.try_record(lane, record) {
             Ok(()) => Ok(()),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
-            Err(Refused::NotNow) => self.wait_for_room(lane, n, kind, payload, deadline, stop),
+            Err(Refused::NotNow) => self.wait_for_room(lane, record, deadline, stop),
         }
     }
 
     #[inline]
-    fn try_record(&self, lane: Lane, n: u32, kind: u32, payload: &[u8]) -> Result<(), Refused> {
+    fn try_record(&self, lane: Lane, record: Record<'_>) -> Result<(), Refused> {
         let ring = self.ring();
-        let claim = match ring.claim(&self.cache, lane, n, self.max_items()) {
+        if !record.handles.is_empty() {
+            // Before the commit, so that whoever looks for the handle looks here.
+            self.object.word32(self.numbers.base + CARRIES_AT).store(1, Relaxed);
+        }
+        let claim = match ring.claim(&self.cache, lane, record.n, self.max_items()) {
             Ok(claim) => claim,
             Err(ClaimError::Full) => return Err(Refused::NotNow),
             Err(ClaimError::Corrupt(e)) => return Err(e.into()),
             Err(ClaimError::TooLarge) => {
-                return Err(Refused::Failed(Error::corrupt("ring", "record", n, "at most half the ring")));
+                return Err(Refused::Failed(Error::corrupt("ring", "record", record.n, "at most half the ring")));
             }
         };
-        let data = self.data(ring.index(claim.position), n);
-        data.write(0, &(u64::from(payload.len() as u32) | u64::from(kind) << 32).to_ne_bytes());
-        data.write(RECORD_HEAD, payload);
+        record.write(&self.data(ring.index(claim.position), record.n));
         ring.commit(claim, lane);
         self.items().notify(self.object.segment());
         Ok(())
@@ -270,15 +301,13 @@ impl Mailbox {
     fn wait_for_room(
         &self,
         lane: Lane,
-        n: u32,
-        kind: u32,
-        payload: &[u8],
+        record: Record<'_>,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
-        let attempt = || match self.try_record(lane, n, kind, payload) {
+        let attempt = || match self.try_record(lane, record) {
             Ok(()) => Some(Ok(())),
             Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
             Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
@@ -298,9 +327,9 @@ impl Mailbox {
 
     // ---- receiving
 
-    /// Takes the oldest message into `bytes`, if there is one; whether an earlier taker died with it.
+    /// Takes the oldest message into `bytes`, if there is one.
     #[inline]
-    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<bool, Refused> {
+    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<News, Refused> {
         let ring = self.ring();
         let taken = match ring.take(&self.cache, lane) {
             Ok(taken) => taken,
@@ -309,7 +338,8 @@ impl Mailbox {
         };
         self.writer.store(u64::from(taken.producer), Lax);
         let data = self.data(ring.index(taken.position), taken.n);
-        let read = self.read_record(lane, &data, bytes);
+        let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
+        let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
         let moved = ring.done(taken, self.numbers.max_items != 0)?;
         if let Ok(Some(run)) = read {
@@ -317,29 +347,35 @@ impl Mailbox {
         }
         self.offer_room(moved);
         read?;
-        Ok(taken.redelivered)
+        Ok(news)
     }
 
     #[inline]
-    fn read_record(&self, lane: Lane, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Option<Run>, Error> {
-        let head = data.read_u64(0);
-        let (len, kind) = (head as u32 as usize, (head >> 32) as u32);
-        let room = data.len() - RECORD_HEAD;
-        if len > room {
-            return Err(Error::corrupt("message", "length", len, format!("at most {room} B")));
+    fn read_record(
+        &self,
+        lane: Lane,
+        data: &ShmSlice<'_>,
+        bytes: &mut Vec<u8>,
+        news: &mut News,
+    ) -> Result<Option<Run>, Error> {
+        let head = Head::read(data)?;
+        if head.handles > 0 {
+            let segment = self.object.segment();
+            head.for_each_handle(data, &mut |id, role| news._arrived.open(segment, id, role));
         }
-        match kind {
+        match head.kind {
             INLINE => {
-                data.read_into(RECORD_HEAD, len, bytes);
+                data.read_into(head.payload_at(), head.len, bytes);
                 Ok(None)
             }
-            BLOCK => self.read_block(lane, data, bytes).map(Some),
-            _ => Err(Error::corrupt("message", "kind", kind, "1 or 2")),
+            BLOCK => self.read_block(lane, &head, data, bytes).map(Some),
+            kind => Err(Error::corrupt("message", "kind", kind, "1 or 2")),
         }
     }
 
-    fn read_block(&self, lane: Lane, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
-        let (page, generation, len) = block_payload(data);
+    #[cold]
+    fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
+        let (page, generation, len) = head.block(data)?;
         let segment = self.object.segment();
         let run = segment.check_run(page, generation, self.object.id().word()).filter(|run| len <= run.bytes() as u64);
         let Some(run) = run else {
@@ -368,8 +404,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes the oldest message into `bytes`, waiting for one until `deadline`; whether an earlier taker died with it.
-    /// `stop` may end the wait.
+    /// Takes the oldest message into `bytes`, waiting for one until `deadline`. `stop` may end the wait.
     #[inline]
     pub fn recv(
         &self,
@@ -377,13 +412,13 @@ impl Mailbox {
         bytes: &mut Vec<u8>,
         deadline: Deadline,
         stop: impl Fn() -> bool,
-    ) -> Result<bool, Ended> {
+    ) -> Result<News, Ended> {
         match self.try_recv(lane, bytes) {
-            Ok(redelivered) => Ok(redelivered),
+            Ok(news) => Ok(news),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
             Err(Refused::NotNow) => {
                 let attempt = || match self.try_recv(lane, bytes) {
-                    Ok(redelivered) => Some(Ok(redelivered)),
+                    Ok(news) => Some(Ok(news)),
                     Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
                     Err(Refused::NotNow) => None,
                 };
@@ -438,12 +473,6 @@ impl Mailbox {
     }
 }
 
-/// Page, generation and bytes in a record of kind BLOCK. Every record has room for them: a granule is larger.
-fn block_payload(data: &ShmSlice<'_>) -> (u32, u32, u64) {
-    let word = data.read_u64(RECORD_HEAD);
-    (word as u32, (word >> 32) as u32, data.read_u64(RECORD_HEAD + 8))
-}
-
 // ---- recovery, for the kinds that have mailboxes
 
 /// What lanes have in flight in the mailbox at `base`.
@@ -463,10 +492,25 @@ pub(super) fn linked(view: &View<'_>, base: usize, f: &mut dyn FnMut(u32)) -> Re
     let numbers = Numbers::read(view, base)?;
     let ring = numbers.ring(view).map_err(corrupt)?;
     ring.for_each_live(&mut |position, n| {
-        let at = numbers.words_at(3) + (ring.index(position) << GRANULE_SHIFT);
-        let data = view.slice(at, (n as usize) << GRANULE_SHIFT);
-        if (data.read_u64(0) >> 32) as u32 == BLOCK {
-            f(block_payload(&data).0);
+        let data = numbers.record(view, &ring, position, n);
+        if let Ok((page, ..)) = Head::read(&data).and_then(|head| head.block(&data)) {
+            f(page);
+        }
+    })
+    .map_err(corrupt)
+}
+
+/// Names the handles in the messages in the mailbox at `base`.
+pub(super) fn handles(view: &View<'_>, base: usize, f: NameHandle<'_>) -> Result<(), Error> {
+    let numbers = Numbers::read(view, base)?;
+    if view.block::<AtomicU32>(base + CARRIES_AT).load(Relaxed) == 0 {
+        return Ok(());
+    }
+    let ring = numbers.ring(view).map_err(corrupt)?;
+    ring.for_each_live(&mut |position, n| {
+        let data = numbers.record(view, &ring, position, n);
+        if let Ok(head) = Head::read(&data) {
+            head.for_each_handle(&data, f);
         }
     })
     .map_err(corrupt)

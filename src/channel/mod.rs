@@ -5,6 +5,7 @@ mod error;
 mod mailbox;
 mod pipe;
 mod queue;
+mod record;
 
 pub use error::{GetError, PutError, RecvError, SendError};
 pub use pipe::{Connection, pipe};

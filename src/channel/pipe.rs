@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::codec;
 use super::error::{RecvError, SendError};
 use super::mailbox::{self, Ended, Mailbox, Refused};
+use super::record::Handle;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
 use crate::sync::Lane;
@@ -30,6 +31,7 @@ static PIPE: Kind = Kind {
     },
     recover: |view, dead| bases().into_iter().try_for_each(|base| mailbox::recover(view, base, dead)),
     linked: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| mailbox::linked(view, base, f)),
+    handles: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| mailbox::handles(view, base, f)),
     describe: |view| {
         let [a, b] = bases().map(|base| mailbox::describe(view, base));
         format!("one way {a}; other way {b}")
@@ -157,12 +159,10 @@ where
             Err(e) => return Err(SendError::Failed(value, e)),
         };
         let sent = match codec::as_bytes(&value) {
-            Some(bytes) => Ok(self.send_bytes(lane, bytes, deadline)),
+            Some(bytes) => Ok(self.send_bytes(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
-                let (encoded, in_flight) = into_message(|| codec::encode(&value, buffer));
-                let sent = encoded.map(|()| self.send_bytes(lane, buffer, deadline));
-                in_flight.settle(matches!(sent, Ok(Ok(()))));
-                sent
+                let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
+                encoded.map(|()| self.send_bytes(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
             }),
         };
         match sent {
@@ -175,8 +175,8 @@ where
     }
 
     #[inline]
-    fn send_bytes(&self, lane: Lane, bytes: &[u8], deadline: Deadline) -> Result<(), Ended> {
-        self.inner.outgoing.send(lane, bytes, deadline, || self.is_peer_closed())
+    fn send_bytes(&self, lane: Lane, bytes: &[u8], handles: &[Handle], deadline: Deadline) -> Result<(), Ended> {
+        self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed())
     }
 
     /// Receives the oldest message, waiting for one.

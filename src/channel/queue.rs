@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::codec;
 use super::error::{GetError, PutError};
 use super::mailbox::{self, Ended, Mailbox, Refused};
+use super::record::Handle;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
 use crate::sync::Lane;
@@ -25,6 +26,7 @@ static QUEUE: Kind = Kind {
     count: |view, dead| mailbox::count(view, 0, dead),
     recover: |view, dead| mailbox::recover(view, 0, dead),
     linked: |view, f| mailbox::linked(view, 0, f),
+    handles: |view, f| mailbox::handles(view, 0, f),
     describe: |view| mailbox::describe(view, 0),
 };
 
@@ -211,12 +213,10 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             Err(e) => return Err(PutError::Failed(value, e)),
         };
         let sent = match codec::as_bytes(&value) {
-            Some(bytes) => Ok(self.send(lane, bytes, deadline)),
+            Some(bytes) => Ok(self.send(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
-                let (encoded, in_flight) = into_message(|| codec::encode(&value, buffer));
-                let sent = encoded.map(|()| self.send(lane, buffer, deadline));
-                in_flight.settle(matches!(sent, Ok(Ok(()))));
-                sent
+                let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
+                encoded.map(|()| self.send(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
             }),
         };
         match sent {
@@ -229,8 +229,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     }
 
     #[inline]
-    fn send(&self, lane: Lane, bytes: &[u8], deadline: Deadline) -> Result<(), Ended> {
-        self.inner.mailbox.send(lane, bytes, deadline, || self.is_closed())
+    fn send(&self, lane: Lane, bytes: &[u8], handles: &[Handle], deadline: Deadline) -> Result<(), Ended> {
+        self.inner.mailbox.send(lane, bytes, handles, deadline, || self.is_closed())
     }
 
     /// Gets the oldest value, waiting while the queue is empty.
@@ -288,7 +288,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         let before = self.inner.reported.load(Lax);
         let stop = || self.is_closed() || self.is_abandoned(before);
         let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, stop));
-        received.map(|(value, redelivered)| Delivery { value, redelivered }).map_err(|e| match e {
+        received.map(|(value, news)| Delivery { value, redelivered: news.redelivered }).map_err(|e| match e {
             Ok(Ended::Timeout(holder)) => GetError::Timeout(holder),
             Ok(Ended::Stopped) => self.stopped(),
             Ok(Ended::Failed(e)) => GetError::Failed(e),
@@ -299,9 +299,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// Whether some other process gave the queue up since `reported`, and none has it any more.
     fn is_abandoned(&self, reported: u32) -> bool {
         let object = &self.inner.object;
-        object.entry().departures.load(Acquire) != reported
-            && object.other_rows(0).next().is_none()
-            && object.entry().in_flight[0].load(Acquire) == 0
+        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
     }
 
     #[cold]

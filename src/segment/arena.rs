@@ -112,9 +112,13 @@ impl Inner {
     }
 
     fn alloc_locked(&self, lane: Lane, pages: u32, owner: u64) -> Result<Option<Run>, Error> {
+        self.alloc_locked_from(lane, pages, owner, self.header().free_hint.load(Relaxed))
+    }
+
+    fn alloc_locked_from(&self, lane: Lane, pages: u32, owner: u64, hint: u32) -> Result<Option<Run>, Error> {
         let header = self.header();
         let total = self.geometry.pages;
-        let mut page = header.free_hint.load(Relaxed).min(total);
+        let mut page = hint.min(total);
         let mut first_free = None;
         let (mut start, mut found) = (page, 0);
         while page < total {
@@ -140,9 +144,15 @@ impl Inner {
         if found < pages {
             return Ok(None);
         }
+        if start + pages > header.committed_pages.load(Relaxed) && hint != 0 {
+            // Before the segment grows: the hint may have passed runs that were freed meanwhile.
+            let _ = header.free_hint.compare_exchange(hint, 0, Relaxed, Relaxed);
+            return self.alloc_locked_from(lane, pages, owner, 0);
+        }
         self.commit_pages(start + pages)?;
         if first_free == Some(start) {
-            header.free_hint.store(start + pages, Relaxed);
+            // Fails if somebody has freed a lower run meanwhile: then the hint is theirs.
+            let _ = header.free_hint.compare_exchange(hint, start + pages, Relaxed, Relaxed);
         }
         let entry = self.page_entry(start);
         let generation = (parse(start, entry.head.load(Relaxed)).0.generation + 1) & 0xff_ffff;

@@ -6,12 +6,16 @@
 //! |---|---|---|
 //! | FREE | no object | - |
 //! | BUILDING(lane) | being made, known to nobody else | FREE |
-//! | LIVE | in use: some process has it open, or a handle is in flight | - |
+//! | LIVE | in use: some process has it open, or a handle lies in a message | - |
 //! | CLOSING(lane) | nobody has it open; its memory is being given back | the recoverer finishes it |
 //!
 //! Whoever opens sets its bit, then looks at the state; whoever closes clears its bit, moves the state to CLOSING if no
 //! bit is left, then looks at the bits again (Dekker, both sides with a full fence). So an opener that comes in between
 //! is seen, and the state goes back; an opener that finds CLOSING withdraws and closes as if it had been inside.
+//!
+//! A handle inside a message is counted nowhere: the record itself names the object, and is looked for when nobody has the
+//! object open ([`Inner::is_carried`]). So there is no count that a death could falsify. Whoever takes such a message opens
+//! what it names before it acknowledges the record; whoever looks reads the openers again after the records.
 
 use super::Inner;
 use super::layout::{OBJECT_BYTES, ObjectBlock, ROW_WORDS};
@@ -100,7 +104,6 @@ impl Inner {
         for set in &entry.openers {
             set.iter().for_each(|w| w.store(0, Relaxed));
         }
-        entry.in_flight.iter().for_each(|w| w.store(0, Relaxed));
         for count in [&entry.departures, &entry.deaths, &entry.last_dead] {
             count.store(0, Relaxed);
         }
@@ -266,27 +269,46 @@ impl Inner {
     /// Takes `row` out of the object's openers and tells the others.
     pub(crate) fn leave_entry(&self, id: ObjectId, role: usize, row: u32) {
         if self.clear_bit(id.index, role, row) {
-            let entry = self.entry(id.index);
-            entry.departures.fetch_add(1, AcqRel);
-            // The object may be gone by now and its entry another's: then others look once for nothing.
-            entry.waits.iter().for_each(WaitBlock::notify_all);
+            self.tell_departure(id);
             self.reap_entry(id);
         }
     }
 
-    /// Gives the object's memory back if nobody has it open and no handle is in flight.
+    /// Whether a process has the object open in `role`, or a message carries such a handle.
+    pub(crate) fn is_open(&self, id: ObjectId, role: usize) -> bool {
+        let has_openers = || self.entry(id.index).openers[role].iter().any(|w| w.load(Acquire) != 0);
+        // The second look sees whoever took the handle out of a message behind our back.
+        has_openers() || self.is_carried(id, role) || has_openers()
+    }
+
+    /// Whether a message in another object carries a handle of this one in `role`.
+    pub(crate) fn is_carried(&self, id: ObjectId, role: usize) -> bool {
+        let mut carried = false;
+        for index in (0..self.object_count()).filter(|index| *index != id.index) {
+            let (carrier, Standing::Live) = self.standing(index) else { continue };
+            if let Some((kind, view)) = self.view(carrier) {
+                // If the carrier goes away meanwhile, whoever gives its memory back looks after what it carried.
+                let _ = (kind.handles)(&view, &mut |found, as_role| carried |= found == id && as_role == role);
+            }
+            if carried {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives the object's memory back if nobody has it open and no message carries a handle.
     pub(crate) fn reap_entry(&self, id: ObjectId) {
         let entry = self.entry(id.index);
         let idle = || {
             fence(crate::sys::atomic::Ordering::SeqCst);
-            entry.openers.iter().flatten().all(|w| w.load(Acquire) == 0)
-                && entry.in_flight.iter().all(|w| w.load(Acquire) == 0)
+            (0..2).all(|role| !self.is_open(id, role))
         };
         let live = word(id.generation, 0, LIVE);
         // A process that is just registering has no lane yet; if it dies in here, the entry stays CLOSING.
         let lane = self.lane().unwrap_or(ORPHAN);
         let closing = word(id.generation, lane, CLOSING);
-        while idle() {
+        while entry.state.load(Acquire) == live && idle() {
             if entry.state.compare_exchange(live, closing, AcqRel, Relaxed).is_err() {
                 return;
             }
@@ -301,8 +323,18 @@ impl Inner {
         }
     }
 
-    /// Frees everything that belongs to an object in state CLOSING. Also the recoverer's, for a closer that died.
+    /// Frees everything that belongs to an object in state CLOSING, and gives up the handles in its messages. Also the
+    /// recoverer's, for a closer that died.
     pub(crate) fn finish_closing(&self, id: ObjectId) {
+        let mut carried = Vec::new();
+        if let Some((kind, view)) = self.view(id) {
+            let _ = (kind.handles)(&view, &mut |found, _| carried.push(found));
+        }
+        // This object carries nothing any more: only a LIVE one does.
+        for found in carried.into_iter().filter(|found| found.index < self.object_count()) {
+            self.tell_departure(found);
+            self.reap_entry(found);
+        }
         let mut runs = Vec::new();
         self.for_each_run(&mut |run, _, owner| {
             if owner == id.word() {
@@ -311,6 +343,14 @@ impl Inner {
         });
         runs.into_iter().for_each(|run| self.free(run));
         self.entry(id.index).state.store(word(id.generation, 0, FREE), crate::sys::atomic::Ordering::Release);
+    }
+
+    /// Makes the object's users look who is left.
+    pub(crate) fn tell_departure(&self, id: ObjectId) {
+        let entry = self.entry(id.index);
+        entry.departures.fetch_add(1, AcqRel);
+        // The object may be gone by now and its entry another's: then others look once for nothing.
+        entry.waits.iter().for_each(WaitBlock::notify_all);
     }
 
     /// Undoes an object whose maker died while building it. Its runs are freed as unlinked ones.

@@ -131,7 +131,7 @@ fn a_directory_entry_is_as_documented() {
         type_hash,
         bytes,
         openers,
-        in_flight,
+        reserved_roles,
         departures,
         deaths,
         last_dead,

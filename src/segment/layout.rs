@@ -168,8 +168,8 @@ pub struct ObjectBlock {
     pub bytes: AtomicU64,
     /// Rows that have it open, for each of its two roles (the ends of a pipe; other kinds use role 0).
     pub openers: [[AtomicU64; ROW_WORDS]; 2],
-    /// Handles on their way inside messages, for each role.
-    pub in_flight: [AtomicU32; 2],
+    /// Spare.
+    pub reserved_roles: [AtomicU32; 2],
     /// Counts the processes that gave it up, alive or dead.
     pub departures: AtomicU32,
     /// How many of those died.
@@ -213,7 +213,7 @@ pub fn layout_hash() -> u64 {
         size_of::<PageBlock>(),
         size_of::<ObjectBlock>(),
         offset_of!(ObjectBlock, openers),
-        offset_of!(ObjectBlock, in_flight),
+        offset_of!(ObjectBlock, waits),
         size_of::<crate::ring::RingBlock>(),
         size_of::<WaitBlock>(),
         size_of::<MutexBlock>(),

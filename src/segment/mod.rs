@@ -24,11 +24,13 @@ pub use directory::ObjectId;
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;
-pub(crate) use object::{Object, Pinned, PinnedBytes, PinnedRing, View, into_message, type_hash, with_recipient};
+pub(crate) use object::{
+    Arrived, Object, Pinned, PinnedBytes, PinnedRing, View, into_message, type_hash, with_recipient,
+};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub use recover::{Death, Losses};
-pub(crate) use recover::{KINDS, Kind};
+pub(crate) use recover::{KINDS, Kind, NameHandle};
 pub use shm::ShmSlice;
 
 use crate::error::{Error, ErrorKind};
@@ -131,6 +133,9 @@ impl Drop for Inner {
         // Nothing of this attachment is in use any more (every handle holds it), so leaving is giving back the lanes,
         // then the row, then the lock.
         if self.epoch() == 0 {
+            // In a forked child, which never used it: the lock's page was not copied, and its address may be another's.
+            let pinned = self.pinned.get_mut().unwrap_or_else(|e| e.into_inner());
+            std::mem::forget(pinned.take());
             return;
         }
         let (row, state) = (self.row(), self.row_state(self.row()));

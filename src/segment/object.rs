@@ -1,7 +1,7 @@
 //! Handles of objects: one count for a process, one bit for everybody else, and how handles travel.
 //!
-//! A handle inside a message is kept alive by a count in the directory from the moment it is encoded to the moment it is
-//! decoded. A handle among the arguments of a child is opened for the child's row while the parent encodes it, so it
+//! A handle inside a message is named by the message's record, and that keeps its object alive (see `directory.rs`); the
+//! taker opens it before the record is acknowledged, and decodes it afterwards ([`Arrived`]). A handle among the arguments of a child is opened for the child's row while the parent encodes it, so it
 //! cannot be lost whoever dies.
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +18,7 @@ use super::{Inner, Segment};
 use crate::error::Error;
 use crate::ring::{self, Ring, RingBlock};
 use crate::sync::WaitBlock;
-use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// An object's memory, for the code of its kind.
@@ -97,18 +97,64 @@ pub(crate) struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
+        let key = (self.id, self.role);
         let mut table = self.segment.opened();
         // Another thread may have opened it anew since our count fell to zero; then the bit is theirs.
-        let key = (self.id, self.role);
-        if table.get(&key).is_some_and(|other| other.strong_count() == 0) {
-            table.remove(&key);
-            self.segment.close_entry(self.id, self.role);
+        if table.handles.get(&key).is_some_and(|other| other.strong_count() == 0) {
+            table.handles.remove(&key);
+            if !table.arriving.contains_key(&key) {
+                self.segment.close_entry(self.id, self.role);
+            }
         }
     }
 }
 
 /// The objects of one segment that are open in this process.
-pub(crate) type OpenedTable = HashMap<(ObjectId, usize), Weak<Opened>>;
+#[derive(Default)]
+pub(crate) struct OpenedTable {
+    handles: HashMap<(ObjectId, usize), Weak<Opened>>,
+    /// Handles in messages that were taken and are not decoded yet, how often each.
+    arriving: HashMap<(ObjectId, usize), u32>,
+}
+
+/// Handles in a message that this process has taken: their objects are kept open until this is dropped, after decoding.
+#[derive(Default)]
+pub(crate) struct Arrived(Vec<(Arc<Inner>, ObjectId, usize)>);
+
+impl Arrived {
+    /// Opens what a record names, before the record is acknowledged. What is not there any more is left out.
+    pub fn open(&mut self, segment: &Inner, id: ObjectId, role: usize) {
+        let Some(segment) = segment.this.upgrade() else { return };
+        if id.index >= segment.object_count() || role > 1 {
+            return;
+        }
+        let mut table = segment.opened();
+        if !matches!(segment.standing(id.index), (now, Standing::Live) if now == id) {
+            return;
+        }
+        *table.arriving.entry((id, role)).or_default() += 1;
+        segment.set_bit(id.index, role, segment.row());
+        drop(table);
+        self.0.push((segment, id, role));
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        for (segment, id, role) in self.0.drain(..) {
+            let key = (id, role);
+            let mut table = segment.opened();
+            let Some(left) = table.arriving.get_mut(&key) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                table.arriving.remove(&key);
+                if table.handles.get(&key).is_none_or(|handle| handle.strong_count() == 0) {
+                    segment.close_entry(id, role);
+                }
+            }
+        }
+    }
+}
 
 /// A handle of an object: cheap to clone, usable by all threads.
 #[derive(Clone)]
@@ -135,7 +181,7 @@ impl Object {
             .map(|role| {
                 let segment = inner.clone();
                 let opened = Arc::new(Opened { segment, id, role: *role, kind, type_hash, offset, bytes });
-                table.insert((id, *role), Arc::downgrade(&opened));
+                table.handles.insert((id, *role), Arc::downgrade(&opened));
                 Self(opened)
             })
             .collect())
@@ -152,7 +198,7 @@ impl Object {
         let inner = segment.inner();
         inner.lane()?;
         let mut table = inner.opened();
-        if let Some(opened) = table.get(&(id, role)).and_then(Weak::upgrade) {
+        if let Some(opened) = table.handles.get(&(id, role)).and_then(Weak::upgrade) {
             if (opened.kind.code, opened.type_hash) == (kind.code, type_hash) {
                 return Ok(Self(opened));
             }
@@ -160,7 +206,7 @@ impl Object {
         inner.open_entry(id, role, kind, type_hash)?;
         let (offset, bytes) = inner.entry_memory(id)?;
         let opened = Arc::new(Opened { segment: inner.clone(), id, role, kind, type_hash, offset, bytes });
-        table.insert((id, role), Arc::downgrade(&opened));
+        table.handles.insert((id, role), Arc::downgrade(&opened));
         Ok(Self(opened))
     }
 
@@ -220,10 +266,16 @@ impl Object {
         self.0.segment.opener_rows(self.0.id.index, role).filter(move |row| *row != me)
     }
 
-    /// Whether anybody, this process included, has the object open in `role`, or a handle of it is in flight.
+    /// Whether anybody, this process included, has the object open in `role`, or a message carries such a handle.
+    #[inline]
     pub fn is_open(&self, role: usize) -> bool {
-        let entry = self.entry();
-        entry.openers[role].iter().any(|w| w.load(Acquire) != 0) || entry.in_flight[role].load(Acquire) != 0
+        self.entry().openers[role].iter().any(|w| w.load(Acquire) != 0) || self.0.segment.is_open(self.0.id, role)
+    }
+
+    /// Whether another process has the object open in `role`, or a message carries such a handle.
+    pub fn has_others(&self, role: usize) -> bool {
+        let others = || self.other_rows(role).next().is_some();
+        others() || self.0.segment.is_carried(self.0.id, role) || others()
     }
 
     /// Recovers every other process that has the object open and is dead. True if there was one.
@@ -347,7 +399,7 @@ enum Passing {
     Nowhere,
     /// To the process that a row was reserved for.
     Row(u32),
-    /// Into a message that somebody will take some day: each with a count, which is taken back if it is not sent.
+    /// Into a message that somebody will take some day.
     Message,
 }
 
@@ -376,35 +428,40 @@ pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
     passing(Passing::Row(row), f)
 }
 
-/// How many handles the calling thread has put in flight in messages not sent yet: see [`settle`](Self::settle).
+/// The handles that went into a message being sent: the newest so many of the calling thread's list.
 #[must_use]
-pub(crate) struct InFlight(usize);
+pub(crate) struct Passed(usize);
 
-/// Runs `f`, which encodes a message; the handles that it serialises are in flight until they are decoded.
+/// Runs `f`, which encodes a message; the handles that it serialises have to be named by the message's record.
 #[inline]
-pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, InFlight) {
+pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, Passed) {
     let before = PASSED.with_borrow(Vec::len);
     let result = passing(Passing::Message, f);
-    (result, InFlight(PASSED.with_borrow(Vec::len) - before))
+    (result, Passed(PASSED.with_borrow(Vec::len) - before))
 }
 
-impl InFlight {
-    /// The message went; or it did not, and the counts are taken back.
+impl Passed {
+    /// The objects of `segment` among them. Those of other segments no record can name: they live as long as somebody has
+    /// them open.
     #[inline]
-    pub fn settle(self, sent: bool) {
-        if self.0 > 0 {
-            self.settle_handles(sent);
+    pub fn named(&self, segment: &Inner) -> Vec<(ObjectId, usize)> {
+        if self.0 == 0 {
+            return Vec::new();
         }
+        let of_segment = |object: &&Object| object.segment().id == segment.id;
+        PASSED.with_borrow(|passed| {
+            let newest = &passed[passed.len() - self.0..];
+            newest.iter().filter(of_segment).map(|object| (object.id(), object.role())).collect()
+        })
     }
+}
 
-    #[cold]
-    fn settle_handles(self, sent: bool) {
-        // Dropped at the end, when the list is not borrowed: a drop may run other code.
-        let objects = PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - self.0));
-        if !sent {
-            for object in &objects {
-                object.entry().in_flight[object.role()].fetch_sub(1, AcqRel);
-            }
+impl Drop for Passed {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            // Dropped when the list is not borrowed any more: a drop may run other code.
+            drop(PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - self.0)));
         }
     }
 }
@@ -415,27 +472,19 @@ struct Ticket {
     segment: u128,
     id: ObjectId,
     role: u8,
-    counted: bool,
 }
 
 impl Object {
     /// Serialises the handle for whoever the calling thread is encoding for.
     pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let counted = match PASSING.get() {
-            Passing::Row(row) => {
-                self.open_for(row);
-                false
-            }
-            Passing::Message => {
-                self.entry().in_flight[self.role()].fetch_add(1, AcqRel);
-                PASSED.with_borrow_mut(|passed| passed.push(self.clone()));
-                true
-            }
+        match PASSING.get() {
+            Passing::Row(row) => self.open_for(row),
+            Passing::Message => PASSED.with_borrow_mut(|passed| passed.push(self.clone())),
             Passing::Nowhere => {
                 return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
             }
-        };
-        Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8, counted }.serialize(serializer)
+        }
+        Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8 }.serialize(serializer)
     }
 
     /// Reads a handle that [`pass`](Self::pass) wrote, as `kind` of the type that `type_hash` gives for its role.
@@ -448,19 +497,7 @@ impl Object {
         let segment = Segment::attached(ticket.segment).map_err(de::Error::custom)?;
         let role = usize::from(ticket.role);
         let opened = Self::open(&segment, ticket.id, role, kind, type_hash(role));
-        let object = opened.map_err(de::Error::custom)?;
-        if ticket.counted {
-            // Never below zero, whatever the message says.
-            let count = &object.entry().in_flight[object.role()];
-            let mut now = count.load(Relaxed);
-            while now > 0 {
-                match count.compare_exchange(now, now - 1, AcqRel, Relaxed) {
-                    Ok(_) => break,
-                    Err(seen) => now = seen,
-                }
-            }
-        }
-        Ok(object)
+        opened.map_err(de::Error::custom)
     }
 }
 
@@ -468,7 +505,7 @@ impl Inner {
     /// After a raw fork: everything that this process inherited is open in its new row too.
     pub(crate) fn reopen_objects(&self) {
         let row = self.row();
-        for ((id, role), opened) in self.opened().iter() {
+        for ((id, role), opened) in self.opened().handles.iter() {
             if opened.strong_count() > 0 && matches!(self.standing(id.index), (now, Standing::Live) if now == *id) {
                 self.set_bit(id.index, *role, row);
             }

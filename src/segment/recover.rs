@@ -53,6 +53,9 @@ impl std::ops::AddAssign for Losses {
 /// Takes the first page of a run that an object's contents refer to.
 pub type NamePage<'a> = &'a mut dyn FnMut(u32);
 
+/// Takes a handle that an object's contents carry: the object that it is of, and its role.
+pub type NameHandle<'a> = &'a mut dyn FnMut(ObjectId, usize);
+
 /// How one kind of object is recovered. Kinds register in [`KINDS`].
 pub struct Kind {
     /// The number that stands in the directory.
@@ -65,6 +68,8 @@ pub struct Kind {
     pub recover: fn(&View<'_>, IsDead<'_>) -> Result<(), Error>,
     /// Names the first pages of runs that the object's contents refer to.
     pub linked: fn(&View<'_>, NamePage<'_>) -> Result<(), Error>,
+    /// Names the handles that the object's contents carry.
+    pub handles: fn(&View<'_>, NameHandle<'_>) -> Result<(), Error>,
     /// One line about the contents, for `inspect`.
     pub describe: fn(&View<'_>) -> String,
 }
@@ -78,6 +83,7 @@ impl Kind {
             count: |_, _| Ok(Losses { vanished: 0, redelivered: 0, locks: 0 }),
             recover: |_, _| Ok(()),
             linked: |_, _| Ok(()),
+            handles: |_, _| Ok(()),
             describe: |_| String::new(),
         }
     }

@@ -48,8 +48,9 @@ impl ShmSlice<'_> {
     /// Address of `bytes` bytes from `offset`.
     #[inline]
     fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
-        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.len);
-        assert!(inside, "{bytes} bytes at {offset} of a slice of {}", self.len);
+        if !offset.checked_add(bytes).is_some_and(|end| end <= self.len) {
+            beyond(offset, bytes, self.len);
+        }
         // SAFETY: inside the slice, as just checked.
         unsafe { self.base.add(offset) }
     }
@@ -133,4 +134,11 @@ impl ShmSlice<'_> {
             at += ZEROS.len();
         }
     }
+}
+
+/// Apart, and by value: what a message refers to would be stored in memory on each call.
+#[cold]
+#[inline(never)]
+fn beyond(offset: usize, bytes: usize, len: usize) -> ! {
+    panic!("{bytes} bytes at {offset} of a slice of {len}")
 }

@@ -28,6 +28,7 @@ static MUTEX: Kind = Kind {
         Ok(())
     },
     linked: |_, _| Ok(()),
+    handles: |_, _| Ok(()),
     describe: |view| match view.block::<MutexBlock>(0).holder() {
         NOBODY => "free".into(),
         lane => format!("held by lane {lane}"),
@@ -171,13 +172,11 @@ impl<T: NoUninit + CheckedBitPattern> Mutex<T> {
     /// # Panics
     /// If the calling thread holds it already: it would wait for itself. Python: `acquire()`.
     #[doc(alias = "acquire")]
-    #[inline]
+    #[inline(always)]
     pub fn lock(&self) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         let lane = self.lane()?;
-        match self.word[0].try_lock(lane) {
-            Some(locked) => self.guard(locked),
-            None => self.guard(self.wait_for(lane)),
-        }
+        let locked = self.word[0].try_lock(lane).unwrap_or_else(|| self.wait_for(lane));
+        self.guard(locked)
     }
 
     #[cold]

@@ -139,7 +139,7 @@ fn credit(balance: &Private, won: bool) {
 /// Waits until `attempt` gives something.
 ///
 /// `peer_cpu` tells the CPU on which the one waited for ran last, if known. `idle` is called after every sleep that
-/// ended without a wake-up: it looks whether the peers live, and may end the wait with a result of its own.
+/// ended without a wake-up, and every few sleeps in any case: it looks whether the peers live, and may end the wait.
 /// A waiting thread may be woken for no reason and looks again; a signal does not end the wait.
 ///
 /// # Errors
@@ -153,9 +153,13 @@ pub fn wait_until<R>(
     mut attempt: impl FnMut() -> Option<R>,
     mut idle: impl FnMut() -> Option<R>,
 ) -> Result<R, TimedOut> {
+    if deadline.passed() {
+        return attempt().ok_or(TimedOut);
+    }
     if let Some(r) = hot(pace, peer_cpu, deadline, &mut attempt) {
         return Ok(r);
     }
+    let mut asked = now_ns();
     for round in 0.. {
         let word = block.announce(peers);
         if let Some(r) = attempt() {
@@ -167,13 +171,17 @@ pub fn wait_until<R>(
             Some(left) => left.min(longest),
             None => longest,
         };
-        if futex::wait(&block.word, word, Some(sleep)) == futex::Woken::Timeout {
+        let timeout = futex::wait(&block.word, word, Some(sleep)) == futex::Woken::Timeout;
+        if let Some(r) = attempt() {
+            return Ok(r);
+        }
+        // Also when others wake us all the time: what holds us up need not be what they do.
+        let now = now_ns();
+        if timeout || now - asked > SLEEP_MS[0] * 1_000_000 {
+            asked = now;
             if let Some(r) = idle() {
                 return Ok(r);
             }
-        }
-        if let Some(r) = attempt() {
-            return Ok(r);
         }
     }
     unreachable!("an endless range ended")
@@ -190,8 +198,8 @@ fn hot<R>(
     pace.waits.store(waits, Lax);
     let retry = waits % RETRY_EVERY == 0;
     if cpu::is_elsewhere(peer_cpu) && (retry || pace.spin.load(Lax) > 0) {
-        let until = now_ns() + SPIN_NS;
-        let won = spin(until, attempt);
+        let most = deadline.left_ns().map_or(SPIN_NS, |left| left.min(SPIN_NS));
+        let won = spin(now_ns() + most, attempt);
         credit(&pace.spin, won.is_some());
         if won.is_some() {
             return won;
