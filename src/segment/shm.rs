@@ -48,7 +48,7 @@ impl ShmSlice<'_> {
     /// Address of `bytes` bytes from `offset`.
     #[inline]
     fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
-        if !offset.checked_add(bytes).is_some_and(|end| end <= self.len) {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.len) {
             beyond(offset, bytes, self.len);
         }
         // SAFETY: inside the slice, as just checked.
