@@ -28,7 +28,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ring/stamped.rs", "indexes the three arrays by masked positions"),
     ("src/segment/layout.rs", "says which types may be looked at in place"),
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),
-    ("src/segment/object.rs", "keeps such references beside the handle that keeps them valid"),
+    ("src/segment/pinned.rs", "keeps such references beside the handle that keeps them valid"),
     ("src/segment/shm.rs", "copies to and from shared bytes"),
     ("src/sync/models.rs", "cells that loom watches"),
 ];

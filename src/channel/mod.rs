@@ -2,6 +2,7 @@
 
 mod codec;
 mod error;
+mod layout;
 mod mailbox;
 mod pipe;
 mod queue;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::codec;
 use super::error::{RecvError, SendError};
-use super::mailbox::{self, Ended, Mailbox, Refused};
+use super::layout;
+use super::mailbox::{Ended, Mailbox, Refused};
 use super::record::Handle;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
@@ -25,15 +26,15 @@ static PIPE: Kind = Kind {
     count: |view, dead| {
         let mut losses = Losses::default();
         for base in bases() {
-            losses += mailbox::count(view, base, dead)?;
+            losses += layout::count(view, base, dead)?;
         }
         Ok(losses)
     },
-    recover: |view, dead| bases().into_iter().try_for_each(|base| mailbox::recover(view, base, dead)),
-    linked: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| mailbox::linked(view, base, f)),
-    handles: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| mailbox::handles(view, base, f)),
+    recover: |view, dead| bases().into_iter().try_for_each(|base| layout::recover(view, base, dead)),
+    linked: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| layout::linked(view, base, f)),
+    handles: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| layout::handles(view, base, f)),
     describe: |view| {
-        let [a, b] = bases().map(|base| mailbox::describe(view, base));
+        let [a, b] = bases().map(|base| layout::describe(view, base));
         format!("one way {a}; other way {b}")
     },
 };
@@ -43,7 +44,7 @@ const GRANULES: u32 = 1 << 12;
 
 /// Offsets of the two mailboxes: what end 0 sends, what end 1 sends.
 fn bases() -> [usize; 2] {
-    [0, mailbox::bytes_for(GRANULES).next_multiple_of(128)]
+    [0, layout::bytes_for(GRANULES).next_multiple_of(128)]
 }
 
 /// Makes a pipe in the family's segment: two connected ends. The first sends `T` and receives `U`.
@@ -74,9 +75,9 @@ where
     U: Serialize + DeserializeOwned + 'static,
 {
     let segment = Segment::family()?;
-    let bytes = mailbox::object_bytes(&[GRANULES, GRANULES]);
+    let bytes = layout::object_bytes(&[GRANULES, GRANULES]);
     let ends = Object::create(&segment, &PIPE, pair_hash::<T, U>(0), bytes, &[0, 1], |view| {
-        bases().into_iter().for_each(|base| mailbox::init(view, base, GRANULES, 0));
+        bases().into_iter().for_each(|base| layout::init(view, base, GRANULES, 0));
         Ok(())
     })?;
     let [first, second] = <[Object; 2]>::try_from(ends).unwrap_or_else(|_| unreachable!("two roles, two handles"));

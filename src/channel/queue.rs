@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::codec;
 use super::error::{GetError, PutError};
-use super::mailbox::{self, Ended, Mailbox, Refused};
+use super::layout;
+use super::mailbox::{Ended, Mailbox, Refused};
 use super::record::Handle;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
@@ -23,11 +24,11 @@ use crate::sys::clock::Deadline;
 static QUEUE: Kind = Kind {
     code: 1,
     name: "queue",
-    count: |view, dead| mailbox::count(view, 0, dead),
-    recover: |view, dead| mailbox::recover(view, 0, dead),
-    linked: |view, f| mailbox::linked(view, 0, f),
-    handles: |view, f| mailbox::handles(view, 0, f),
-    describe: |view| mailbox::describe(view, 0),
+    count: |view, dead| layout::count(view, 0, dead),
+    recover: |view, dead| layout::recover(view, 0, dead),
+    linked: |view, f| layout::linked(view, 0, f),
+    handles: |view, f| layout::handles(view, 0, f),
+    describe: |view| layout::describe(view, 0),
 };
 
 /// The largest ring: positions and counts have 19 bits in its words.
@@ -122,14 +123,14 @@ impl QueueBuilder {
         }
         let capacity = self.capacity as u32;
         let granules = match (self.bytes, capacity) {
-            (Some(bytes), _) => (bytes >> mailbox::GRANULE_SHIFT).clamp(64, MAX_GRANULES as usize) as u32,
+            (Some(bytes), _) => (bytes >> layout::GRANULE_SHIFT).clamp(64, MAX_GRANULES as usize) as u32,
             (None, 0) => DEFAULT_GRANULES,
             (None, n) => (n.saturating_mul(8)).clamp(MIN_GRANULES, DEFAULT_GRANULES),
         };
         let granules = granules.max(capacity).next_power_of_two();
-        let bytes = mailbox::object_bytes(&[granules]);
+        let bytes = layout::object_bytes(&[granules]);
         let mut made = Object::create(&segment, &QUEUE, type_hash::<T>(), bytes, &[0], |view| {
-            mailbox::init(view, 0, granules, capacity);
+            layout::init(view, 0, granules, capacity);
             Ok(())
         })?;
         Queue::from_object(made.pop().expect("one role, one handle"))

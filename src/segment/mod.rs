@@ -11,7 +11,9 @@ mod header;
 mod inspect;
 mod layout;
 mod object;
+mod passing;
 mod peers;
+mod pinned;
 mod recover;
 mod shm;
 
@@ -24,11 +26,11 @@ pub use directory::ObjectId;
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;
-pub(crate) use object::{
-    Arrived, Object, Pinned, PinnedBytes, PinnedRing, View, into_message, type_hash, with_recipient,
-};
+pub(crate) use object::{Object, View, type_hash};
+pub(crate) use passing::{Arrived, into_message, with_recipient};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
+pub(crate) use pinned::{Pinned, PinnedBytes, PinnedRing};
 pub use recover::{Death, Losses};
 pub(crate) use recover::{KINDS, Kind, NameHandle};
 pub use shm::ShmSlice;

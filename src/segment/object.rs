@@ -1,14 +1,7 @@
 //! Handles of objects: one count for a process, one bit for everybody else, and how handles travel.
-//!
-//! A handle inside a message is named by the message's record, and that keeps its object alive (see `directory.rs`); the
-//! taker opens it before the record is acknowledged, and decodes it afterwards ([`Arrived`]). A handle among the arguments of a child is opened for the child's row while the parent encodes it, so it
-//! cannot be lost whoever dies.
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use super::directory::{ObjectId, Standing};
 use super::layout::{Block, ObjectBlock, fnv1a};
@@ -16,8 +9,6 @@ use super::recover::{Kind, kind};
 use super::shm::ShmSlice;
 use super::{Inner, Segment};
 use crate::error::Error;
-use crate::ring::{self, Ring, RingBlock};
-use crate::sync::WaitBlock;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -112,48 +103,9 @@ impl Drop for Opened {
 /// The objects of one segment that are open in this process.
 #[derive(Default)]
 pub(crate) struct OpenedTable {
-    handles: HashMap<(ObjectId, usize), Weak<Opened>>,
+    pub(super) handles: HashMap<(ObjectId, usize), Weak<Opened>>,
     /// Handles in messages that were taken and are not decoded yet, how often each.
-    arriving: HashMap<(ObjectId, usize), u32>,
-}
-
-/// Handles in a message that this process has taken: their objects are kept open until this is dropped, after decoding.
-#[derive(Default)]
-pub(crate) struct Arrived(Vec<(Arc<Inner>, ObjectId, usize)>);
-
-impl Arrived {
-    /// Opens what a record names, before the record is acknowledged. What is not there any more is left out.
-    pub fn open(&mut self, segment: &Inner, id: ObjectId, role: usize) {
-        let Some(segment) = segment.this.upgrade() else { return };
-        if id.index >= segment.object_count() || role > 1 {
-            return;
-        }
-        let mut table = segment.opened();
-        if !matches!(segment.standing(id.index), (now, Standing::Live) if now == id) {
-            return;
-        }
-        *table.arriving.entry((id, role)).or_default() += 1;
-        segment.set_bit(id.index, role, segment.row());
-        drop(table);
-        self.0.push((segment, id, role));
-    }
-}
-
-impl Drop for Arrived {
-    fn drop(&mut self) {
-        for (segment, id, role) in self.0.drain(..) {
-            let key = (id, role);
-            let mut table = segment.opened();
-            let Some(left) = table.arriving.get_mut(&key) else { continue };
-            *left -= 1;
-            if *left == 0 {
-                table.arriving.remove(&key);
-                if table.handles.get(&key).is_none_or(|handle| handle.strong_count() == 0) {
-                    segment.close_entry(id, role);
-                }
-            }
-        }
-    }
+    pub(super) arriving: HashMap<(ObjectId, usize), u32>,
 }
 
 /// A handle of an object: cheap to clone, usable by all threads.
@@ -288,216 +240,6 @@ impl Object {
             }
         }
         any
-    }
-}
-
-/// Blocks of an object, held in place by a count of their own: for hot paths that cannot afford to check offsets.
-pub(crate) struct Pinned<T: Block> {
-    first: *const T,
-    count: usize,
-    _object: Object,
-}
-
-// SAFETY: blocks are atomics in memory that the object keeps mapped; any thread may use them.
-unsafe impl<T: Block> Send for Pinned<T> {}
-// SAFETY: as above.
-unsafe impl<T: Block> Sync for Pinned<T> {}
-
-impl<T: Block> Pinned<T> {
-    /// `count` blocks from `offset` of the object.
-    pub fn new(object: &Object, offset: usize, count: usize) -> Self {
-        let first = object.view().blocks::<T>(offset, count).as_ptr();
-        Self { first, count, _object: object.clone() }
-    }
-}
-
-/// A ring in an object, held in place as [`Pinned`] blocks are.
-pub(crate) struct PinnedRing {
-    ring: Ring<'static>,
-    _object: Object,
-}
-
-impl PinnedRing {
-    /// The ring whose control block is at `control`, and whose `granules` claim, ready and take words follow from `words`.
-    pub fn new(object: &Object, control: usize, words: usize, granules: usize) -> Result<Self, ring::Corrupt> {
-        let view = object.view();
-        let part = |k: usize| view.blocks::<AtomicU64>(words + k * granules * size_of::<u64>(), granules);
-        let ring = Ring::new(view.block::<RingBlock>(control), part(0), part(1), part(2))?;
-        // SAFETY: the same type but for the lifetime. The memory stays mapped as long as the object that we hold, and
-        // `deref` ties what it gives to `self`.
-        let ring = unsafe { std::mem::transmute::<Ring<'_>, Ring<'static>>(ring) };
-        Ok(Self { ring, _object: object.clone() })
-    }
-}
-
-impl PinnedRing {
-    /// The ring.
-    #[inline]
-    pub fn get(&self) -> &Ring<'_> {
-        &self.ring
-    }
-}
-
-impl Pinned<WaitBlock> {
-    /// `count` of the words that the object's users sleep on, from the one numbered `first`.
-    pub fn waits(object: &Object, first: usize, count: usize) -> Self {
-        let words = &object.entry().waits[first..first + count];
-        Self { first: words.as_ptr(), count, _object: object.clone() }
-    }
-}
-
-impl<T: Block> std::ops::Deref for Pinned<T> {
-    type Target = [T];
-
-    #[inline]
-    fn deref(&self) -> &[T] {
-        // SAFETY: `View::blocks` checked the range, and the object that we hold keeps it mapped at the same address.
-        unsafe { std::slice::from_raw_parts(self.first, self.count) }
-    }
-}
-
-/// Bytes of an object, held in place as [`Pinned`] blocks are.
-pub(crate) struct PinnedBytes {
-    bytes: ShmSlice<'static>,
-    _object: Object,
-}
-
-// SAFETY: a slice is an address and a length of memory that any thread may copy to and from; the object keeps it mapped.
-unsafe impl Send for PinnedBytes {}
-// SAFETY: as above.
-unsafe impl Sync for PinnedBytes {}
-
-impl PinnedBytes {
-    /// `bytes` bytes from `offset` of the object.
-    pub fn new(object: &Object, offset: usize, bytes: usize) -> Self {
-        let slice = object.view().slice(offset, bytes);
-        // SAFETY: the memory stays mapped as long as the object that we hold, and `slice` ties what it gives to `self`.
-        let bytes = unsafe { slice.unbound() };
-        Self { bytes, _object: object.clone() }
-    }
-
-    /// All of them.
-    #[inline]
-    pub fn all(&self) -> ShmSlice<'_> {
-        self.bytes
-    }
-
-    /// `bytes` bytes from `offset`.
-    ///
-    /// # Panics
-    /// If they do not lie inside.
-    #[inline]
-    pub fn slice(&self, offset: usize, bytes: usize) -> ShmSlice<'_> {
-        self.bytes.part(offset, bytes)
-    }
-}
-
-/// Where the handles go that the calling thread serialises.
-#[derive(Clone, Copy)]
-enum Passing {
-    /// Nowhere: a handle outside a message means nothing.
-    Nowhere,
-    /// To the process that a row was reserved for.
-    Row(u32),
-    /// Into a message that somebody will take some day.
-    Message,
-}
-
-thread_local! {
-    static PASSING: Cell<Passing> = const { Cell::new(Passing::Nowhere) };
-    /// Handles that went into the message being encoded.
-    static PASSED: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs `f` while handles go to `to`.
-#[inline]
-fn passing<R>(to: Passing, f: impl FnOnce() -> R) -> R {
-    struct Restore(Passing);
-    impl Drop for Restore {
-        #[inline]
-        fn drop(&mut self) {
-            PASSING.set(self.0);
-        }
-    }
-    let _restore = Restore(PASSING.replace(to));
-    f()
-}
-
-/// Runs `f`; every handle that it serialises is opened for the process of `row`.
-pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
-    passing(Passing::Row(row), f)
-}
-
-/// The handles that went into a message being sent: the newest so many of the calling thread's list.
-#[must_use]
-pub(crate) struct Passed(usize);
-
-/// Runs `f`, which encodes a message; the handles that it serialises have to be named by the message's record.
-#[inline]
-pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, Passed) {
-    let before = PASSED.with_borrow(Vec::len);
-    let result = passing(Passing::Message, f);
-    (result, Passed(PASSED.with_borrow(Vec::len) - before))
-}
-
-impl Passed {
-    /// The objects of `segment` among them. Those of other segments no record can name: they live as long as somebody has
-    /// them open.
-    #[inline]
-    pub fn named(&self, segment: &Inner) -> Vec<(ObjectId, usize)> {
-        if self.0 == 0 {
-            return Vec::new();
-        }
-        let of_segment = |object: &&Object| object.segment().id == segment.id;
-        PASSED.with_borrow(|passed| {
-            let newest = &passed[passed.len() - self.0..];
-            newest.iter().filter(of_segment).map(|object| (object.id(), object.role())).collect()
-        })
-    }
-}
-
-impl Drop for Passed {
-    #[inline]
-    fn drop(&mut self) {
-        if self.0 > 0 {
-            // Dropped when the list is not borrowed any more: a drop may run other code.
-            drop(PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - self.0)));
-        }
-    }
-}
-
-/// How a handle looks in a message.
-#[derive(Serialize, Deserialize)]
-struct Ticket {
-    segment: u128,
-    id: ObjectId,
-    role: u8,
-}
-
-impl Object {
-    /// Serialises the handle for whoever the calling thread is encoding for.
-    pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match PASSING.get() {
-            Passing::Row(row) => self.open_for(row),
-            Passing::Message => PASSED.with_borrow_mut(|passed| passed.push(self.clone())),
-            Passing::Nowhere => {
-                return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
-            }
-        }
-        Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8 }.serialize(serializer)
-    }
-
-    /// Reads a handle that [`pass`](Self::pass) wrote, as `kind` of the type that `type_hash` gives for its role.
-    pub fn receive<'de, D: Deserializer<'de>>(
-        deserializer: D,
-        kind: &'static Kind,
-        type_hash: impl FnOnce(usize) -> u64,
-    ) -> Result<Self, D::Error> {
-        let ticket = Ticket::deserialize(deserializer)?;
-        let segment = Segment::attached(ticket.segment).map_err(de::Error::custom)?;
-        let role = usize::from(ticket.role);
-        let opened = Self::open(&segment, ticket.id, role, kind, type_hash(role));
-        opened.map_err(de::Error::custom)
     }
 }
 
