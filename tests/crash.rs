@@ -331,3 +331,37 @@ fn a_child_killed_while_it_starts_gives_back_what_it_was_given() {
     let rows = segment.stats().processes;
     assert!(rows < 20, "{rows} rows are taken");
 }
+
+#[test]
+fn a_family_that_is_killed_leaves_no_name_behind() {
+    let _alone = alone();
+    let _watchdog = watchdog(Duration::from_secs(120));
+    let names = || -> std::collections::BTreeSet<_> {
+        let list = |dir| std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.file_name()));
+        list("/dev/shm").chain(list("/tmp")).filter(|name| name.to_string_lossy().contains("kinfolk")).collect()
+    };
+    let before = names();
+    // A parent with a child of its own, both in the middle of things.
+    fn parent(pids: Queue<u32>) {
+        fn child(queue: Queue<u64>) {
+            for number in 0.. {
+                queue.put(number).unwrap();
+            }
+        }
+        let queue = Queue::new(0).unwrap();
+        let child = Process::spawn(child, queue.clone()).unwrap();
+        pids.put(child.pid()).unwrap();
+        while queue.get().is_ok() {}
+    }
+    let pids = Queue::new(0).unwrap();
+    let parent = Process::spawn(parent, pids.clone()).unwrap();
+    let grandchild = pids.get().unwrap();
+    let killed = Instant::now();
+    kill(parent);
+    // A zombie waits for whoever adopts it: gone is who has no memory any more.
+    let lives = || std::fs::read_to_string(format!("/proc/{grandchild}/statm")).is_ok_and(|m| !m.starts_with("0 "));
+    while lives() {
+        assert!(killed.elapsed() < SOON, "the grandchild lives");
+    }
+    assert_eq!(names(), before);
+}

@@ -143,7 +143,8 @@ impl Ring<'_> {
             }
             let slot = self.take_word(record.index);
             let take = self.load(slot);
-            if take.says(record.lap, READING) && dead(take.lane()) {
+            let gives_back = !broken("recovery-gives-records-back");
+            if take.says(record.lap, READING) && dead(take.lane()) && gives_back {
                 let redo = Word::new(record.lap, REDO, 0, record.n);
                 if slot.compare_exchange(take.0, redo.0, AcqRel, Relaxed).is_err() {
                     continue;
@@ -153,7 +154,8 @@ impl Ring<'_> {
             walk.step(&record);
         }
         // Even if nothing was found: an earlier recoverer may have died before it said so.
-        if !broken("recovery-announces-redo") {
+        let found = ledger.redelivered > 0 || !broken("recovery-announces-again");
+        if found && !broken("recovery-announces-redo") {
             self.announce_redo();
         }
         rmw_fence();
