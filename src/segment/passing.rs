@@ -15,8 +15,12 @@ use super::recover::Kind;
 use super::{Inner, Segment};
 
 /// Handles in a message that this process has taken: their objects are kept open until this is dropped, after decoding.
+/// Most messages have none, so it is one word.
 #[derive(Default)]
-pub(crate) struct Arrived(Vec<(Arc<Inner>, ObjectId, usize)>);
+pub(crate) struct Arrived(Option<Box<Arrivals>>);
+
+#[derive(Default)]
+struct Arrivals(Vec<(Arc<Inner>, ObjectId, usize)>);
 
 impl Arrived {
     /// Opens what a record names, before the record is acknowledged. What is not there any more is left out.
@@ -32,11 +36,11 @@ impl Arrived {
         *table.arriving.entry((id, role)).or_default() += 1;
         segment.set_bit(id.index, role, segment.row());
         drop(table);
-        self.0.push((segment, id, role));
+        self.0.get_or_insert_default().0.push((segment, id, role));
     }
 }
 
-impl Drop for Arrived {
+impl Drop for Arrivals {
     fn drop(&mut self) {
         for (segment, id, role) in self.0.drain(..) {
             let key = (id, role);
