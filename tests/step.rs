@@ -1,0 +1,243 @@
+//! SIGKILL after every single instruction of an operation: a traced child is stepped k instructions into it and killed, for
+//! every k until the operation is over. Survivors then find everything whole.
+//!
+//! A program of its own with one thread, so that a plain `fork` is safe: it makes a victim in a fraction of a millisecond.
+#![allow(unsafe_code, reason = "fork")]
+
+use std::time::Duration;
+
+use kinfolk::{GetError, LockError, Mutex, Queue, Segment};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+/// More instructions than any operation here has.
+const MOST_STEPS: u32 = 1 << 16;
+const SOON: Duration = Duration::from_secs(5);
+
+/// What became of a victim that was stepped `k` instructions into its operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Killed,
+    /// The operation was over before.
+    Done,
+}
+
+/// Forks a child that prepares, then runs `operation` under single step, and kills it after `k` instructions.
+fn kill_after(k: u32, prepare: &dyn Fn(), operation: &dyn Fn()) -> Victim {
+    // SAFETY: this program has one thread, so the child may go on as if nothing had happened.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            prepare();
+            ptrace::traceme().unwrap();
+            raise(Signal::SIGSTOP).unwrap();
+            operation();
+            raise(Signal::SIGSTOP).unwrap();
+            // Never reached: the second stop tells that the operation is over.
+            std::process::abort();
+        }
+        ForkResult::Parent { child } => {
+            let victim = step(child, k);
+            kill(child, Signal::SIGKILL).unwrap();
+            assert!(matches!(waitpid(child, None).unwrap(), WaitStatus::Signaled(_, Signal::SIGKILL, _)));
+            victim
+        }
+    }
+}
+
+fn step(child: Pid, k: u32) -> Victim {
+    assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Stopped(child, Signal::SIGSTOP));
+    for _ in 0..k {
+        ptrace::step(child, None).unwrap();
+        match waitpid(child, None).unwrap() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => return Victim::Done,
+            other => panic!("the victim ended by itself: {other:?}"),
+        }
+    }
+    Victim::Killed
+}
+
+/// Single steps that one test may take in all: about five seconds. An unoptimised operation of thousands of instructions is
+/// sampled, at other places in each run; `KINFOLK_EVERY_STEP=1` takes the hours.
+const STEPS: u64 = 250_000;
+
+/// Kills at the instructions of `operation`; `check` looks at what the survivors find, given the victim's fate.
+fn at_every_instruction(name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), check: &mut dyn FnMut(u32, Victim)) {
+    let segment = Segment::family().unwrap();
+    let mut kill_at = |k: u32| {
+        let victim = kill_after(k, prepare, operation);
+        if k % 7 != 0 {
+            // Else the survivors find the death by themselves.
+            assert!(segment.sweep() >= 1, "{name}: the victim of step {k} was not found dead");
+        }
+        check(k, victim);
+        victim
+    };
+    let whole = (0..).map(|power| 1 << power).find(|k| *k > MOST_STEPS || kill_at(*k) == Victim::Done).unwrap();
+    assert!(whole <= MOST_STEPS, "{name}: no end after {MOST_STEPS} instructions");
+    let all = u64::from(whole) * u64::from(whole) / 2;
+    let every = std::env::var_os("KINFOLK_EVERY_STEP").is_some();
+    let stride = if every { 1 } else { all.div_ceil(STEPS) as u32 };
+    let mut kills = 0;
+    for k in (std::process::id() % stride..).step_by(stride as usize) {
+        kills += 1;
+        if kill_at(k) == Victim::Done {
+            println!("{name}: {kills} kills, one at each {stride} of {k} instructions");
+            return;
+        }
+    }
+}
+
+/// The lock is had, whatever happened; whether an owner died.
+fn lock_is_had(lock: &Mutex<[u64; 2]>) -> bool {
+    let (mut guard, died) = match lock.lock_timeout(SOON) {
+        Ok(guard) => (guard, false),
+        Err(LockError::OwnerDied(guard)) => (guard, true),
+        Err(e) => panic!("{e}"),
+    };
+    if !died {
+        assert_eq!(guard[0], guard[1], "half a change, and nobody was told");
+    }
+    *guard = [guard[0]; 2];
+    guard.mark_consistent();
+    drop(guard);
+    assert!(lock.lock_timeout(SOON).is_ok(), "told twice");
+    died
+}
+
+fn locks() {
+    let lock = Mutex::new([0u64; 2]).unwrap();
+    let warm = Mutex::new([0u64; 2]).unwrap();
+    // The first use of the segment after a fork registers the process; that is not what is killed here.
+    let prepare = || drop(warm.lock().unwrap());
+    let mut died = 0;
+    at_every_instruction(
+        "lock, change, unlock",
+        &prepare,
+        &|| {
+            let mut guard = lock.lock().unwrap();
+            guard[0] += 1;
+            guard[1] += 1;
+        },
+        &mut |_, _| died += u32::from(lock_is_had(&lock)),
+    );
+    assert!(died > 0, "only {died} kills hit the holder");
+}
+
+/// A ring so full of what was got that the next record wraps around its end.
+fn queue_at_the_wrap() -> Queue<[u8; 24]> {
+    let queue = Queue::builder().bytes(4096).build().unwrap();
+    for k in 0..63 {
+        queue.put([k; 24]).unwrap();
+        queue.get().unwrap();
+    }
+    queue
+}
+
+fn puts() {
+    let mut vanished = 0;
+    let warm = Queue::<u8>::new(0).unwrap();
+    let segment = Segment::family().unwrap();
+    let queue = queue_at_the_wrap();
+    let mut delivered = 0;
+    at_every_instruction("put", &|| warm.put(1).unwrap(), &|| queue.put([7; 24]).unwrap(), &mut |k, victim| {
+        let before = segment.stats().vanished;
+        let got = match queue.get_timeout(Duration::from_millis(if k % 7 == 0 { 100 } else { 1 })) {
+            Ok(item) => {
+                assert_eq!(item, [7; 24]);
+                1
+            }
+            Err(GetError::Timeout(None) | GetError::Disconnected(_)) => 0,
+            Err(e) => panic!("{e}"),
+        };
+        segment.sweep();
+        vanished += segment.stats().vanished - before;
+        assert!(victim == Victim::Killed || got == 1, "an item whose put had returned is gone");
+        delivered += got;
+        // Everything works, through the whole ring and around its end.
+        assert!(queue.is_empty());
+        for j in 0..70 {
+            queue.put([j; 24]).unwrap();
+            assert_eq!(queue.get().unwrap(), [j; 24]);
+        }
+        while warm.try_get().is_ok() {}
+    });
+    assert!(delivered > 0, "no kill came after the commit");
+}
+
+fn gets() {
+    let warm = Queue::<u8>::new(0).unwrap();
+    let queue = queue_at_the_wrap();
+    queue.put([7; 24]).unwrap();
+    let mut redelivered = 0;
+    at_every_instruction(
+        "get",
+        &|| {
+            warm.put(1).unwrap();
+            warm.get().unwrap();
+        },
+        &|| assert_eq!(queue.get().unwrap(), [7; 24]),
+        &mut |k, victim| {
+            let wait = Duration::from_millis(if k % 7 == 0 { 100 } else { 1 });
+            match queue.get_delivery(Some(wait)) {
+                Ok(delivery) => {
+                    assert_eq!(delivery.value, [7; 24]);
+                    assert_eq!(victim, Victim::Killed, "an item that was got came again");
+                    redelivered += u32::from(delivery.redelivered);
+                }
+                Err(GetError::Timeout(None) | GetError::Disconnected(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+            assert!(queue.is_empty());
+            for j in 0..70 {
+                queue.put([j; 24]).unwrap();
+                assert_eq!(queue.get().unwrap(), [j; 24]);
+            }
+            queue.put([7; 24]).unwrap();
+        },
+    );
+    assert!(redelivered > 0, "only {redelivered} kills hit the middle of a get");
+}
+
+/// A message in a block of the arena: taken out of the arena, filled, linked, marked.
+fn blocks() {
+    let segment = Segment::family().unwrap();
+    let warm = Queue::<u8>::new(0).unwrap();
+    let queue = Queue::builder().bytes(4096).build::<Vec<u8>>().unwrap();
+    let used = segment.stats().used_bytes;
+    at_every_instruction(
+        "put and get of a block",
+        &|| warm.put(1).unwrap(),
+        &|| {
+            queue.put(vec![9; 5000]).unwrap();
+            assert_eq!(queue.get().unwrap().len(), 5000);
+        },
+        &mut |_, _| {
+            segment.sweep();
+            while let Ok(bytes) = queue.get_timeout(Duration::from_millis(1)) {
+                assert_eq!(bytes, vec![9; 5000]);
+            }
+            assert_eq!(segment.stats().used_bytes, used, "a block was lost");
+            while warm.try_get().is_ok() {}
+        },
+    );
+}
+
+fn main() {
+    // One CPU for tracer and victim: a step costs a third.
+    let mut cpus = nix::sched::CpuSet::new();
+    cpus.set(0).unwrap();
+    let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
+    let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
+    let tests: [(&str, fn()); 4] = [("locks", locks), ("puts", puts), ("gets", gets), ("blocks", blocks)];
+    let mut passed = 0;
+    for (name, test) in tests {
+        if only.as_deref().is_none_or(|only| name.contains(only)) {
+            test();
+            passed += 1;
+        }
+    }
+    println!("{passed} passed, 0 failed");
+}
