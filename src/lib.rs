@@ -13,7 +13,10 @@ pub use channel::{Connection, GetError, PutError, Queue, RecvError, SendError, p
 pub use error::{Error, ErrorKind};
 pub use process::{JoinError, Process};
 pub use segment::Segment;
-pub use shared::{Lock, LockError, Mutex, MutexGuard};
+pub use shared::{
+    Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, Lock, LockError, Mutex, MutexGuard, Once,
+    OverRelease, Permit, Previous, RLock, RLockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, WaitError,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -31,6 +31,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/segment/pinned.rs", "keeps such references beside the handle that keeps them valid"),
     ("src/segment/shm.rs", "copies to and from shared bytes"),
     ("src/sync/models.rs", "cells that loom watches"),
+    ("src/sync/models/barrier.rs", "cells that loom watches"),
+    ("src/sync/models/event.rs", "cells that loom watches"),
+    ("src/sync/models/once.rs", "cells that loom watches"),
+    ("src/sync/models/rlock.rs", "cells that loom watches"),
+    ("src/sync/models/rwlock.rs", "cells that loom watches"),
 ];
 
 /// Longest file, in lines.
@@ -211,13 +216,14 @@ fn system_crates(file: &File) -> Complaints {
     lines_with(file, |line| words(line).any(|w| ["libc", "rustix", "nix"].contains(&w)), message)
 }
 
-/// Rule: `cfg(loom)` only in `src/sys/` and in files called `models.rs`.
+/// Rule: `cfg(loom)` only in `src/sys/`, in files called `models.rs` and in the folders beside them.
 fn loom(file: &File) -> Complaints {
-    if !file.is_src() || file.path.starts_with("src/sys/") || file.path.ends_with("/models.rs") {
+    let is_model = file.path.ends_with("/models.rs") || file.path.contains("/models/");
+    if !file.is_src() || file.path.starts_with("src/sys/") || is_model {
         return Vec::new();
     }
-    let message = "`loom` outside src/sys/ and models.rs. Import atomics, fences and the futex from `crate::sys`, \
-                   which is loom's under loom; put models into the layer's models.rs";
+    let message = "`loom` outside src/sys/ and models. Import atomics, fences and the futex from `crate::sys`, which \
+                   is loom's under loom; put models into the layer's models.rs or into its folder";
     lines_with(file, |line| words(line).any(|w| w == "loom"), message)
 }
 
@@ -438,6 +444,7 @@ mod the_checks_can_fail {
     fn loom_in_the_code_that_it_models() {
         complains(loom, "src/ring/stamped.rs", "#[cfg(loom)]\nuse loom::thread;", &[1, 2]);
         complains(loom, "src/ring/models.rs", "#![cfg(all(test, loom))]", &[]);
+        complains(loom, "src/sync/models/event.rs", "use loom::thread;", &[]);
     }
 
     #[test]

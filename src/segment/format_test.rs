@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use super::layout::*;
 use crate::ring::RingBlock;
-use crate::sync::{MutexBlock, WaitBlock};
+use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, WaitBlock};
 
 const FORMAT: &str = include_str!("FORMAT.md");
 
@@ -146,10 +146,25 @@ fn a_directory_entry_is_as_documented() {
 #[test]
 fn words_and_the_rings_control_have_the_documented_sizes() {
     assert_eq!((size_of::<WaitBlock>(), size_of::<MutexBlock>()), (4, 4));
+    assert_eq!((size_of::<RLockBlock>(), size_of::<EventBlock>(), size_of::<OnceBlock>()), (8, 4, 4));
     let (size, fields) = documented("RingBlock");
     assert_eq!(size_of::<RingBlock>(), size);
     // The fields are the ring's own business; `tests/format.rs` finds them in a live ring.
     assert_eq!(fields.len() * 128, size, "one word on every pair of cache lines");
+}
+
+/// Blocks whose fields are the business of `sync`: the sum of the documented sizes is the real one.
+#[test]
+fn blocks_of_locks_have_the_documented_sizes() {
+    for (block, real) in [("SemaphoreBlock", size_of::<SemaphoreBlock>()), ("BarrierBlock", size_of::<BarrierBlock>())]
+    {
+        let (size, fields) = documented(block);
+        let end = fields.iter().fold(0, |end, (name, offset, size)| {
+            assert_eq!(*offset, end, "`{block}` has a hole in front of `{name}`");
+            end + size
+        });
+        assert_eq!((size, end), (real, real), "the size of `{block}`");
+    }
 }
 
 #[test]

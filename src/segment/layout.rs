@@ -1,7 +1,7 @@
 //! Where everything lies in a segment: the blocks, and the geometry that follows from three numbers.
 
 use crate::error::{Error, ErrorKind};
-use crate::sync::{MutexBlock, WaitBlock};
+use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, WaitBlock};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// Bytes of an arena page, the unit in which memory is handed out.
@@ -36,6 +36,16 @@ unsafe impl Block for AtomicU64 {}
 unsafe impl Block for WaitBlock {}
 // SAFETY: repr(C), one 32-bit atomic.
 unsafe impl Block for MutexBlock {}
+// SAFETY: repr(C), 32-bit atomics.
+unsafe impl Block for RLockBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for SemaphoreBlock {}
+// SAFETY: repr(C), one 32-bit atomic.
+unsafe impl Block for EventBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for BarrierBlock {}
+// SAFETY: repr(C), one 32-bit atomic.
+unsafe impl Block for OnceBlock {}
 // SAFETY: repr(C), atomics with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 
@@ -217,6 +227,11 @@ pub fn layout_hash() -> u64 {
         size_of::<crate::ring::RingBlock>(),
         size_of::<WaitBlock>(),
         size_of::<MutexBlock>(),
+        size_of::<RLockBlock>(),
+        size_of::<SemaphoreBlock>(),
+        size_of::<EventBlock>(),
+        size_of::<BarrierBlock>(),
+        size_of::<OnceBlock>(),
         PAGE,
     ];
     let mut bytes = Vec::with_capacity(facts.len() * 8);

@@ -1,5 +1,57 @@
-//! Data that many processes hold in common, each with its own lock or rule.
+//! Data that many processes hold in common, each with its own lock or rule; and the locks and rules without data.
 
+mod barrier;
+mod condvar;
+mod error;
+mod event;
 mod mutex;
+mod once;
+mod rlock;
+mod rwlock;
+mod semaphore;
 
+pub use crate::sync::Previous;
+pub use barrier::{Barrier, BarrierError};
+pub use condvar::{Condvar, WaitGuard};
+pub use error::WaitError;
+pub use event::Event;
 pub use mutex::{Lock, LockError, Mutex, MutexGuard};
+pub use once::Once;
+pub use rlock::{RLock, RLockGuard};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use semaphore::{BoundedSemaphore, DeadHolder, OverRelease, Permit, Semaphore};
+
+use crate::segment::Object;
+use crate::sync::{Lane, NOBODY};
+
+/// Who has a lane, as the calling thread sees it: "nobody", "this thread", "another thread of main (pid 7)",
+/// "worker (pid 8)".
+fn owner_name(object: &Object, lane: Lane) -> String {
+    let segment = object.segment();
+    match (lane, segment.lane_holder(lane)) {
+        (NOBODY, _) | (_, None) => "nobody".into(),
+        (_, Some(_)) if segment.lane().is_ok_and(|me| me == lane) => "this thread".into(),
+        (_, Some(holder)) if holder.pid == std::process::id() => format!("another thread of {holder}"),
+        (_, Some(holder)) => holder.to_string(),
+    }
+}
+
+/// Lets a handle without type parameters travel, in messages and in a child's arguments.
+macro_rules! travels {
+    ($handle:ident, $kind:expr) => {
+        impl serde::Serialize for $handle {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.object().pass(serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $handle {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let object =
+                    crate::segment::Object::receive(deserializer, &$kind, |_| crate::segment::type_hash::<$handle>())?;
+                Self::from_object(object).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+use travels;

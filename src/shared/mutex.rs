@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytemuck::{CheckedBitPattern, NoUninit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::condvar::{Sealed, WaitGuard};
 use crate::error::Error;
 use crate::segment::{
     Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, PinnedBytes, Segment, ShmSlice, type_hash,
@@ -263,6 +264,25 @@ impl<T: NoUninit + CheckedBitPattern> MutexGuard<'_, T> {
     /// Declares the value right again after [`LockError::OwnerDied`]: later lockers are not told any more.
     pub fn mark_consistent(&mut self) {
         self.consistent = true;
+    }
+}
+
+impl<T: NoUninit + CheckedBitPattern> Sealed for MutexGuard<'_, T> {}
+
+impl<'a, T: NoUninit + CheckedBitPattern> WaitGuard for MutexGuard<'a, T> {
+    type Value = T;
+    type Saved = &'a Mutex<T>;
+
+    fn release(self) -> &'a Mutex<T> {
+        self.mutex
+    }
+
+    fn retake(mutex: &'a Mutex<T>) -> Result<Self, LockError<Self>> {
+        mutex.lock()
+    }
+
+    fn value(&self) -> &T {
+        &self.value
     }
 }
 

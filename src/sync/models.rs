@@ -2,6 +2,14 @@
 //! Every interleaving of the locks and the waits, with a death at every shared access. Each model has a twin in which one
 //! step of the protocol is left out, and which must fail.
 
+mod barrier;
+mod condvar;
+mod event;
+mod once;
+mod rlock;
+mod rwlock;
+mod semaphore;
+
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
@@ -14,8 +22,13 @@ use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU32, Killed, with_broken, with_budget};
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
+    model_with(3, f);
+}
+
+/// As many preemptions as are named, unless the environment names more or fewer.
+fn model_with(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.check(f);
 }
 
@@ -177,4 +190,32 @@ fn models_a_sleeper_without_the_fence_is_noticed() {
 #[test]
 fn models_clearing_the_bit_without_waking_all_is_noticed() {
     assert!(with_broken("wait: clear the bit without waking all", || committers_and_sleepers(2)));
+}
+
+/// Each commit wakes all; the last one completes what the sleeper waits for.
+fn commits_that_wake_all() {
+    model(|| {
+        let shared = Arc::new((WaitBlock::new(), AtomicU32::new(0)));
+        let committer = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    shared.1.fetch_add(1, Release);
+                    shared.0.notify_sleepers(&Alive);
+                }
+            })
+        };
+        shared.0.sleep_until(&Alive, || shared.1.load(Acquire) == 2);
+        committer.join().unwrap();
+    });
+}
+
+#[test]
+fn models_a_sleeper_that_was_woken_too_early_is_woken_again() {
+    commits_that_wake_all();
+}
+
+#[test]
+fn models_waking_all_before_clearing_the_bit_is_noticed() {
+    assert!(with_broken("wait: wake all before clearing the bit", commits_that_wake_all));
 }

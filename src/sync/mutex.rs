@@ -171,6 +171,14 @@ impl MutexBlock {
         lane_of(self.word.load(Ordering::Relaxed))
     }
 
+    /// Who holds it, if anybody does, and what the next locker will be told. Acquire: with a free lock comes
+    /// everything its last owner wrote, for those who only look.
+    #[inline]
+    pub fn look(&self) -> (Lane, Locked) {
+        let word = self.word.load(Ordering::Acquire);
+        (lane_of(word), if word & OWNER_DIED != 0 { Locked::OwnerDied } else { Locked::Clean })
+    }
+
     /// Whether a dead process holds it.
     pub fn held_by(&self, dead: IsDead<'_>) -> bool {
         let holder = self.holder();

@@ -95,7 +95,28 @@ impl WaitBlock {
         }
     }
 
-    /// Wakes everybody: for a change that concerns all, and for recovery.
+    /// Wakes all sleepers, if there are any, after a commit that concerns them all. Safe in a signal handler.
+    #[inline]
+    pub fn notify_sleepers(&self, peers: &impl Peers) {
+        if self.has_sleepers(peers) {
+            self.wake_sleepers();
+        }
+    }
+
+    #[cold]
+    fn wake_sleepers(&self) {
+        // Release as in `wake_one`. Whoever announces itself from here on sets the bit again, and sees the commit.
+        self.word.fetch_add(STEP, Ordering::Release);
+        if broken("wait: wake all before clearing the bit") {
+            futex::wake_all(&self.word);
+            self.word.fetch_and(!SLEEPERS, Ordering::Relaxed);
+            return;
+        }
+        self.word.fetch_and(!SLEEPERS, Ordering::Relaxed);
+        futex::wake_all(&self.word);
+    }
+
+    /// Wakes everybody, whatever the bit says: for recovery.
     pub fn notify_all(&self) {
         fence(Ordering::SeqCst);
         self.word.fetch_add(STEP, Ordering::Release);

@@ -1,0 +1,135 @@
+//! The event: a flag that processes wait for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::travels;
+use crate::error::Error;
+use crate::segment::{KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::sync::{EventBlock, Pace, WaitBlock};
+use crate::sys::clock::Deadline;
+
+#[linkme::distributed_slice(KINDS)]
+static EVENT: Kind = Kind {
+    describe: |view: &View<'_>| if view.block::<EventBlock>(0).is_set() { "set".into() } else { "not set".into() },
+    ..Kind::plain("event", 24)
+};
+
+/// A flag that any process may set, clear, and wait for.
+///
+/// [`set`](Self::set) wakes everybody who waits at that moment, also if [`clear`](Self::clear) follows at once. Nobody
+/// owns an event, so a death changes nothing.
+///
+/// Python: `Event`.
+///
+/// ```
+/// use kinfolk::{Event, Process};
+///
+/// let ready = Event::new()?;
+/// let child = Process::spawn(|ready: Event| ready.set(), ready.clone())?;
+/// ready.wait();
+/// assert!(ready.is_set());
+/// child.join()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Event {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    object: Object,
+    block: Pinned<EventBlock>,
+    wait: Pinned<WaitBlock>,
+    pace: Pace,
+}
+
+impl Event {
+    /// Makes an event in the family's segment, not set.
+    ///
+    /// # Errors
+    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
+    pub fn new() -> Result<Self, Error> {
+        Self::new_in(&Segment::family()?)
+    }
+
+    /// Makes an event in a segment.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn new_in(segment: &Segment) -> Result<Self, Error> {
+        Self::from_object(segment.create_object(&EVENT, type_hash::<Self>(), size_of::<EventBlock>())?)
+    }
+
+    /// Opens an event by the [`id`](Self::id) that another handle told.
+    ///
+    /// # Errors
+    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is no event, [`Gone`](crate::ErrorKind::Gone) if it exists no more.
+    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
+        Self::from_object(segment.open_object(id, &EVENT, type_hash::<Self>())?)
+    }
+
+    fn from_object(object: Object) -> Result<Self, Error> {
+        if object.len() < size_of::<EventBlock>() {
+            return Err(Error::corrupt("event", "size", object.len(), size_of::<EventBlock>()));
+        }
+        let block = Pinned::new(&object, 0, 1);
+        let wait = Pinned::waits(&object, 0, 1);
+        Ok(Self { inner: Arc::new(Inner { object, block, wait, pace: Pace::default() }) })
+    }
+
+    fn object(&self) -> &Object {
+        &self.inner.object
+    }
+
+    /// Number of the event in its segment.
+    pub fn id(&self) -> ObjectId {
+        self.inner.object.id()
+    }
+
+    /// Whether it is set, at this moment. Async-signal-safe. Python: `is_set()`.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.inner.block[0].is_set()
+    }
+
+    /// Sets it, and wakes all who wait. Setting it twice is fine.
+    ///
+    /// Async-signal-safe: it neither locks nor allocates nor touches anything that belongs to the thread, and makes at
+    /// most one system call. Python: `set()`, which is not.
+    #[inline]
+    pub fn set(&self) {
+        self.inner.block[0].set(&self.inner.wait[0], self.inner.object.segment());
+    }
+
+    /// Clears it. Whoever waited for a [`set`](Self::set) before this goes on. Python: `clear()`.
+    pub fn clear(&self) {
+        self.inner.block[0].clear();
+    }
+
+    /// Waits until it is set. Python: `wait()`.
+    pub fn wait(&self) {
+        let came = self.wait_by(Deadline::NEVER);
+        debug_assert!(came, "a deadline that never comes");
+    }
+
+    /// Waits until it is set, at most `timeout`; whether it was. Python: `wait(t)`.
+    #[must_use]
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.is_set() || self.wait_by(Deadline::after(timeout))
+    }
+
+    fn wait_by(&self, deadline: Deadline) -> bool {
+        let Inner { object, block, wait, pace } = &*self.inner;
+        block[0].wait(&wait[0], pace, object.segment(), deadline).is_ok()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({})", if self.is_set() { "set" } else { "not set" })
+    }
+}
+
+travels!(Event, EVENT);

@@ -1,0 +1,328 @@
+//! The lock family under real SIGKILL at random moments: nobody hangs, no two hold what one may hold, no permit is lost
+//! or invented, no notification dies with the dead.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use kinfolk::{
+    Barrier, BarrierError, Condvar, Event, LockError, Mutex, Once, Previous, Process, RLock, RwLock, Segment, Semaphore,
+};
+use support::watchdog;
+use support::watchdog::Watchdog;
+
+const KILLS: u32 = 200;
+/// Survivors go on within this time after a death.
+const SOON: Duration = Duration::from_secs(1);
+
+fn guard() -> Watchdog {
+    watchdog(Duration::from_secs(150))
+}
+
+/// A small generator of moments (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// Lets up to 400 us pass, busily, so that the kill that follows hits any instruction.
+    fn moment(&mut self) {
+        let until = Instant::now() + Duration::from_nanos(self.below(400_000));
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
+/// find out by itself. What the survivor does is timed. How many locks and permits the victim died with.
+fn kill_one<A>(
+    random: &mut Random,
+    victim: impl Fn(A) + Copy + Send + 'static,
+    args: A,
+    begun: &Event,
+    then: impl FnOnce(),
+) -> u32
+where
+    A: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+{
+    begun.clear();
+    let child = Process::spawn(victim, args).unwrap();
+    begun.wait();
+    random.moment();
+    child.kill().unwrap();
+    let killed = Instant::now();
+    then();
+    assert!(killed.elapsed() < SOON, "the survivor went on after {:?}", killed.elapsed());
+    let pid = child.pid();
+    let _ = child.join();
+    let deaths = Segment::family().unwrap().deaths();
+    deaths.iter().find(|death| death.pid == pid).map_or(0, |death| death.losses.locks)
+}
+
+/// Whatever a lock said, the lock.
+fn anyhow<G>(result: Result<G, LockError<G>>) -> (G, bool) {
+    match result {
+        Ok(guard) => (guard, false),
+        Err(LockError::OwnerDied(guard)) => (guard, true),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn an_rlock_of_the_dead_goes_to_the_next_who_is_told() {
+    let _guard = guard();
+    let mut random = Random(3);
+    let (lock, begun) = (RLock::new().unwrap(), Event::new().unwrap());
+    let holder = |(lock, begun): (RLock, Event)| {
+        for _ in 0u64.. {
+            let outer = lock.lock().unwrap();
+            let inner = lock.lock().unwrap();
+            assert_eq!(lock.depth(), 2);
+            begun.set();
+            drop((inner, outer));
+        }
+    };
+    let mut told = 0;
+    for _ in 0..KILLS {
+        kill_one(&mut random, holder, (lock.clone(), begun.clone()), &begun, || {
+            let (mut held, died) = anyhow(lock.lock());
+            assert_eq!(lock.depth(), 1, "levels of the dead");
+            held.mark_consistent();
+            told += u32::from(died);
+        });
+        assert_eq!(lock.depth(), 0);
+    }
+    assert!(told > 0, "no kill hit a holder: the test proves less than it should");
+}
+
+#[test]
+fn a_rwlock_outlives_its_readers_and_its_writers() {
+    let _guard = guard();
+    let mut random = Random(5);
+    let (lock, begun) = (RwLock::new([0u64; 16]).unwrap(), Event::new().unwrap());
+    let victim = |(lock, begun): (RwLock<[u64; 16]>, Event)| {
+        for _ in 0u64.. {
+            let (mut value, _) = anyhow(lock.write());
+            assert!(value.iter().all(|word| *word == value[0]), "half a change was seen");
+            value.iter_mut().for_each(|word| *word += 1);
+            value.mark_consistent();
+            drop(value);
+            let outer = anyhow(lock.read()).0;
+            drop((anyhow(lock.read()).0, outer));
+            begun.set();
+        }
+    };
+    let mut told = 0;
+    for _ in 0..KILLS {
+        kill_one(&mut random, victim, (lock.clone(), begun.clone()), &begun, || {
+            let (seen, readers_told) = anyhow(lock.read());
+            assert!(readers_told || seen.iter().all(|word| *word == seen[0]), "half a change, and nobody was told");
+            drop(seen);
+            let (mut value, died) = anyhow(lock.write());
+            told += u32::from(died);
+            *value = [value[0]; 16];
+            value.mark_consistent();
+        });
+        assert_eq!((lock.readers(), lock.holder()), (0, None));
+    }
+    assert!(told > 0, "no kill hit a writer: the test proves less than it should");
+}
+
+#[test]
+fn no_permit_is_lost_or_invented() {
+    let _guard = guard();
+    let mut random = Random(7);
+    let (semaphore, begun) = (Semaphore::new(2).unwrap(), Event::new().unwrap());
+    let holder = |(semaphore, begun): (Semaphore, Event)| {
+        for _ in 0u64.. {
+            let one = semaphore.acquire().unwrap();
+            let two = semaphore.acquire_timeout(Duration::from_micros(50));
+            begun.set();
+            drop((one, two));
+        }
+    };
+    let other = Process::spawn(
+        |semaphore: Semaphore| {
+            for _ in 0u64.. {
+                drop(semaphore.acquire().unwrap());
+            }
+        },
+        semaphore.clone(),
+    )
+    .unwrap();
+    let mut returned = 0;
+    for _ in 0..KILLS {
+        returned += kill_one(&mut random, holder, (semaphore.clone(), begun.clone()), &begun, || {
+            let _one = semaphore.acquire().unwrap();
+        });
+        assert!(semaphore.value() <= 2);
+    }
+    assert!(returned > 0, "no kill hit a holder: the test proves less than it should");
+    other.kill().unwrap();
+    let _ = other.join();
+    assert_eq!(semaphore.value(), 2);
+}
+
+#[test]
+fn no_notification_dies_with_a_waiter_and_no_waiter_is_forgotten_by_a_dead_notifier() {
+    let _guard = guard();
+    let mut random = Random(11);
+    let (turn, changed) = (Mutex::new(0u64).unwrap(), Condvar::new().unwrap());
+    let begun = Event::new().unwrap();
+    // Two of these wait for odd numbers, and this test for even ones. One notification each: if the dead swallowed it,
+    // everybody would wait for ever.
+    fn follow((turn, changed, begun): (Mutex<u64>, Condvar, Event)) {
+        loop {
+            let (mut value, _) = anyhow(changed.wait_for(anyhow(turn.lock()).0, |turn| turn % 2 == 1));
+            value.mark_consistent();
+            *value += 1;
+            drop(value);
+            begun.set();
+            changed.notify_all();
+        }
+    }
+    let args = (turn.clone(), changed.clone(), begun.clone());
+    let survivor = Process::spawn(follow, args.clone()).unwrap();
+    let step = || {
+        let (mut value, _) = anyhow(turn.lock());
+        value.mark_consistent();
+        if *value % 2 == 0 {
+            *value += 1;
+        }
+        let before = *value;
+        drop(value);
+        changed.notify(1);
+        let mut held = anyhow(turn.lock()).0;
+        while *held == before {
+            held.mark_consistent();
+            held = anyhow(changed.wait(held)).0;
+        }
+        held.mark_consistent();
+    };
+    for _ in 0..KILLS {
+        begun.clear();
+        let victim = Process::spawn(follow, args.clone()).unwrap();
+        while changed.waiters() < 2 {
+            std::thread::yield_now();
+        }
+        let until = Instant::now() + Duration::from_nanos(random.below(400_000));
+        while Instant::now() < until {
+            step();
+        }
+        victim.kill().unwrap();
+        let killed = Instant::now();
+        for _ in 0..3 {
+            step();
+        }
+        assert!(killed.elapsed() < SOON, "the survivors went on after {:?}", killed.elapsed());
+        let _ = victim.join();
+    }
+    assert!(begun.is_set());
+    survivor.kill().unwrap();
+}
+
+#[test]
+fn a_barrier_is_broken_by_the_name_of_the_dead() {
+    let _guard = guard();
+    let mut random = Random(13);
+    let (barrier, begun) = (Barrier::new(2).unwrap(), Event::new().unwrap());
+    let party = |(barrier, begun): (Barrier, Event)| {
+        while barrier.wait_with(|| {}).is_ok() {
+            begun.set();
+        }
+    };
+    for _ in 0..KILLS {
+        barrier.reset();
+        begun.clear();
+        let victim = Process::spawn(party, (barrier.clone(), begun.clone())).unwrap();
+        let pid = victim.pid();
+        while !begun.is_set() {
+            barrier.wait().unwrap();
+        }
+        let until = Instant::now() + Duration::from_nanos(random.below(400_000));
+        while Instant::now() < until {
+            barrier.wait().unwrap();
+        }
+        victim.kill().unwrap();
+        let killed = Instant::now();
+        let error = loop {
+            match barrier.wait_with(|| {}) {
+                Ok(index) => assert!(index < 2),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(&error, BarrierError::Broken { who: Some(who) } if who.pid == pid), "{error}");
+        assert!(killed.elapsed() < SOON, "the survivor went on after {:?}", killed.elapsed());
+        let _ = victim.join();
+    }
+}
+
+#[test]
+fn an_event_is_set_or_not_whoever_dies() {
+    let _guard = guard();
+    let mut random = Random(17);
+    let (event, begun) = (Event::new().unwrap(), Event::new().unwrap());
+    let toggle = |(event, begun): (Event, Event)| {
+        for _ in 0u64.. {
+            event.set();
+            event.clear();
+            let _ = event.wait_timeout(Duration::from_nanos(1));
+            begun.set();
+        }
+    };
+    for _ in 0..KILLS {
+        kill_one(&mut random, toggle, (event.clone(), begun.clone()), &begun, || {
+            event.clear();
+            assert!(!event.wait_timeout(Duration::from_millis(1)));
+            std::thread::scope(|scope| {
+                scope.spawn(|| event.wait());
+                event.set();
+            });
+            assert!(event.is_set());
+        });
+    }
+}
+
+#[test]
+fn a_once_is_run_again_by_one_who_is_told_if_its_runner_died() {
+    let _guard = guard();
+    let mut random = Random(19);
+    let begun = Event::new().unwrap();
+    let (mut died, mut done) = (0, 0);
+    for _ in 0..KILLS {
+        let (once, state) = (Once::new().unwrap(), Mutex::new(0u32).unwrap());
+        let run = |(once, state, begun, spins): (Once, Mutex<u32>, Event, u64)| {
+            begun.set();
+            once.call_once(|_| {
+                *anyhow(state.lock()).0 = 1;
+                (0..spins).for_each(|_| std::hint::spin_loop());
+                *anyhow(state.lock()).0 = 2;
+            })
+            .unwrap();
+            loop {
+                std::thread::park();
+            }
+        };
+        let args = (once.clone(), state.clone(), begun.clone(), random.below(4000));
+        kill_one(&mut random, run, args, &begun, || {
+            let mut ran = false;
+            once.call_once(|previous| {
+                ran = true;
+                let (state, _) = anyhow(state.lock());
+                assert!(*state == 0 || previous == Previous::Died, "half done, and nobody was told");
+                died += u32::from(previous == Previous::Died);
+            })
+            .unwrap();
+            done += u32::from(!ran);
+            assert!(ran || *anyhow(state.lock()).0 == 2);
+            assert!(once.is_completed());
+        });
+    }
+    assert!(died > 0 && done > 0, "{died} died in it, {done} were done: the test proves less than it should");
+}
