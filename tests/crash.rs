@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kinfolk::{GetError, JoinError, LockError, Mutex, Process, Queue, RecvError, Segment, pipe};
+use support::random::Random;
 use support::watchdog;
 
 const KILLS: u32 = 200;
@@ -16,30 +17,6 @@ const SOON: Duration = Duration::from_secs(1);
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// A small generator of moments and sizes (xorshift): the tests need variety, not quality.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
-/// Lets a random time of up to 400 us pass, busily, so that the kill that follows hits any instruction.
-fn random_moment(random: &mut Random) {
-    let until = Instant::now() + Duration::from_nanos(random.below(400_000));
-    while Instant::now() < until {
-        std::hint::spin_loop();
-    }
 }
 
 fn kill<R: serde::Serialize + serde::de::DeserializeOwned>(child: Process<R>) {
@@ -250,11 +227,11 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next_who_is_told() {
     let mut told = 0;
     for _ in 0..KILLS {
         let victim = Process::spawn(holder, lock.clone()).unwrap();
-        random_moment(&mut random);
+        random.moment();
         while lock.holder().is_none_or(|h| h.pid != victim.pid()) {
             std::hint::spin_loop();
         }
-        random_moment(&mut random);
+        random.moment();
         let killed = Instant::now();
         kill(victim);
         let before = loop {
@@ -296,7 +273,7 @@ fn a_reader_gets_what_was_sent_and_then_the_end_of_file_when_the_other_end_is_ki
         .unwrap();
         let mut next = 0;
         assert_eq!(here.recv().unwrap(), next);
-        random_moment(&mut random);
+        random.moment();
         let pid = child.pid();
         child.kill().unwrap();
         // Not joined: the reader must find out by itself.
@@ -322,8 +299,8 @@ fn a_child_killed_while_it_starts_gives_back_what_it_was_given() {
         let (here, there) = pipe::<(), u64>().unwrap();
         let idle = |there: kinfolk::Connection<u64, ()>| drop(there.recv());
         let child = Process::spawn(idle, there).unwrap();
-        random_moment(&mut random);
-        random_moment(&mut random);
+        random.moment();
+        random.moment();
         child.kill().unwrap();
         assert!(matches!(here.recv(), Err(RecvError::Disconnected(_))));
         let _ = child.join();

@@ -8,35 +8,16 @@ use std::time::{Duration, Instant};
 use kinfolk::{
     Barrier, BarrierError, Condvar, Event, LockError, Mutex, Once, Previous, Process, RLock, RwLock, Segment, Semaphore,
 };
+use support::random::Random;
 use support::watchdog;
 use support::watchdog::Watchdog;
 
-const KILLS: u32 = 200;
+const KILLS: u32 = 1000;
 /// Survivors go on within this time after a death.
 const SOON: Duration = Duration::from_secs(1);
 
 fn guard() -> Watchdog {
     watchdog(Duration::from_secs(150))
-}
-
-/// A small generator of moments (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    /// Lets up to 400 us pass, busily, so that the kill that follows hits any instruction.
-    fn moment(&mut self) {
-        let until = Instant::now() + Duration::from_nanos(self.below(400_000));
-        while Instant::now() < until {
-            std::hint::spin_loop();
-        }
-    }
 }
 
 /// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
@@ -77,7 +58,7 @@ fn anyhow<G>(result: Result<G, LockError<G>>) -> (G, bool) {
 #[test]
 fn an_rlock_of_the_dead_goes_to_the_next_who_is_told() {
     let _guard = guard();
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let (lock, begun) = (RLock::new().unwrap(), Event::new().unwrap());
     let holder = |(lock, begun): (RLock, Event)| {
         for _ in 0u64.. {
@@ -104,7 +85,7 @@ fn an_rlock_of_the_dead_goes_to_the_next_who_is_told() {
 #[test]
 fn a_rwlock_outlives_its_readers_and_its_writers() {
     let _guard = guard();
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let (lock, begun) = (RwLock::new([0u64; 16]).unwrap(), Event::new().unwrap());
     let victim = |(lock, begun): (RwLock<[u64; 16]>, Event)| {
         for _ in 0u64.. {
@@ -137,7 +118,7 @@ fn a_rwlock_outlives_its_readers_and_its_writers() {
 #[test]
 fn no_permit_is_lost_or_invented() {
     let _guard = guard();
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let (semaphore, begun) = (Semaphore::new(2).unwrap(), Event::new().unwrap());
     let holder = |(semaphore, begun): (Semaphore, Event)| {
         for _ in 0u64.. {
@@ -172,7 +153,7 @@ fn no_permit_is_lost_or_invented() {
 #[test]
 fn no_notification_dies_with_a_waiter_and_no_waiter_is_forgotten_by_a_dead_notifier() {
     let _guard = guard();
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let (turn, changed) = (Mutex::new(0u64).unwrap(), Condvar::new().unwrap());
     let begun = Event::new().unwrap();
     // Two of these wait for odd numbers, and this test for even ones. One notification each: if the dead swallowed it,
@@ -230,7 +211,7 @@ fn no_notification_dies_with_a_waiter_and_no_waiter_is_forgotten_by_a_dead_notif
 #[test]
 fn a_barrier_is_broken_by_the_name_of_the_dead() {
     let _guard = guard();
-    let mut random = Random(13);
+    let mut random = Random::new(13);
     let (barrier, begun) = (Barrier::new(2).unwrap(), Event::new().unwrap());
     let party = |(barrier, begun): (Barrier, Event)| {
         while barrier.wait_with(|| {}).is_ok() {
@@ -266,7 +247,7 @@ fn a_barrier_is_broken_by_the_name_of_the_dead() {
 #[test]
 fn an_event_is_set_or_not_whoever_dies() {
     let _guard = guard();
-    let mut random = Random(17);
+    let mut random = Random::new(17);
     let (event, begun) = (Event::new().unwrap(), Event::new().unwrap());
     let toggle = |(event, begun): (Event, Event)| {
         for _ in 0u64.. {
@@ -292,7 +273,7 @@ fn an_event_is_set_or_not_whoever_dies() {
 #[test]
 fn a_once_is_run_again_by_one_who_is_told_if_its_runner_died() {
     let _guard = guard();
-    let mut random = Random(19);
+    let mut random = Random::new(19);
     let begun = Event::new().unwrap();
     let (mut died, mut done) = (0, 0);
     for _ in 0..KILLS {
