@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use kinfolk::{GetError, LockError, Mutex, Queue, Segment};
+use kinfolk::{
+    Barrier, BarrierError, Condvar, Event, GetError, LockError, Mutex, Once, Queue, RLock, RwLock, Segment, Semaphore,
+};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -225,13 +227,125 @@ fn blocks() {
     );
 }
 
+/// The lock family: each operation killed everywhere, and then used again.
+fn family() {
+    let segment = Segment::family().unwrap();
+    let warm = Mutex::new([0u64; 2]).unwrap();
+    let prepare = || drop(warm.lock().unwrap());
+
+    let semaphore = Semaphore::new(2).unwrap();
+    at_every_instruction("acquire and release", &prepare, &|| drop(semaphore.acquire().unwrap()), &mut |_, _| {
+        segment.sweep();
+        assert_eq!(semaphore.value(), 2, "a permit was lost or invented");
+        drop((semaphore.try_acquire().unwrap(), semaphore.try_acquire().unwrap()));
+    });
+
+    let rwlock = RwLock::new([0u64; 2]).unwrap();
+    at_every_instruction(
+        "write",
+        &prepare,
+        &|| {
+            let mut guard = rwlock.write().unwrap();
+            guard[0] += 1;
+            guard[1] += 1;
+        },
+        &mut |_, _| match rwlock.write_timeout(SOON) {
+            Ok(guard) => assert_eq!(guard[0], guard[1], "half a change, and nobody was told"),
+            Err(LockError::OwnerDied(mut guard)) => {
+                *guard = [guard[0]; 2];
+                guard.mark_consistent();
+            }
+            Err(e) => panic!("{e}"),
+        },
+    );
+    at_every_instruction("read", &prepare, &|| drop(rwlock.read().unwrap()), &mut |_, _| {
+        drop(rwlock.write_timeout(SOON).expect("a reader's death is nobody's concern"))
+    });
+
+    let rlock = RLock::new().unwrap();
+    at_every_instruction(
+        "lock twice",
+        &prepare,
+        &|| drop((rlock.lock().unwrap(), rlock.lock().unwrap())),
+        &mut |_, _| {
+            let mut guard = match rlock.lock_timeout(SOON) {
+                Ok(guard) | Err(LockError::OwnerDied(guard)) => guard,
+                Err(e) => panic!("{e}"),
+            };
+            assert_eq!(rlock.depth(), 1);
+            guard.mark_consistent();
+        },
+    );
+
+    let event = Event::new().unwrap();
+    at_every_instruction("set", &prepare, &|| event.set(), &mut |_, victim| {
+        assert!(event.is_set() || victim == Victim::Killed);
+        event.set();
+        assert!(event.wait_timeout(SOON));
+        event.clear();
+    });
+}
+
+/// Waiting: an operation that others end, killed everywhere in it.
+fn waits() {
+    let segment = Segment::family().unwrap();
+    let warm = Mutex::new([0u64; 2]).unwrap();
+    let prepare = || drop(warm.lock().unwrap());
+
+    let (lock, condvar) = (Mutex::new([0u64; 2]).unwrap(), Condvar::new().unwrap());
+    at_every_instruction(
+        "wait and time out",
+        &prepare,
+        &|| drop(condvar.wait_timeout(lock.lock().unwrap(), Duration::from_millis(1)).unwrap()),
+        &mut |_, _| {
+            lock_is_had(&lock);
+            segment.sweep();
+            assert_eq!((condvar.waiters(), condvar.notify_all()), (0, 0), "the dead still wait");
+        },
+    );
+    let notify = || {
+        condvar.notify_all();
+    };
+    at_every_instruction("notify", &prepare, &notify, &mut |_, _| {
+        let guard = lock.lock().unwrap();
+        assert!(!condvar.wait_timeout(guard, Duration::ZERO).unwrap().1);
+    });
+
+    let barrier = Barrier::new(1).unwrap();
+    at_every_instruction(
+        "barrier",
+        &prepare,
+        &|| {
+            // Broken by the one before, unless this is the first.
+            let _ = barrier.wait();
+        },
+        &mut |_, _| {
+            segment.sweep();
+            assert!(barrier.is_broken(), "a member died");
+            assert!(matches!(barrier.wait(), Err(BarrierError::Broken { who: Some(_) })));
+            barrier.reset();
+            assert_eq!(barrier.wait_timeout(SOON).unwrap(), 0);
+        },
+    );
+
+    let once = std::cell::RefCell::new(Once::new().unwrap());
+    at_every_instruction("once", &prepare, &|| once.borrow().call_once(|_| ()).unwrap(), &mut |_, victim| {
+        let mut again = false;
+        once.borrow().call_once_timeout(SOON, |_| again = true).unwrap();
+        assert!(!again || victim == Victim::Killed);
+        assert!(once.borrow().is_completed());
+        once.replace(Once::new().unwrap());
+    });
+}
+
 fn main() {
     // One CPU for tracer and victim: a step costs a third.
     let mut cpus = nix::sched::CpuSet::new();
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 4] = [("locks", locks), ("puts", puts), ("gets", gets), ("blocks", blocks)];
+    let tests: [(&str, fn()); 6] =
+        [("locks", locks), ("family", family), ("waits", waits), ("puts", puts), ("gets", gets), ("blocks", blocks)];
     let mut passed = 0;
     for (name, test) in tests {
         if only.as_deref().is_none_or(|only| name.contains(only)) {
