@@ -17,6 +17,8 @@ pub use shared::{
     Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, Lock, LockError, Mutex, MutexGuard, Once,
     OverRelease, Permit, Previous, RLock, RLockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, WaitError,
 };
+#[cfg(feature = "raw-sync")]
+pub use shared::{RawLock, RawSyncGuard, RawSyncLock};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

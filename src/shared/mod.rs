@@ -6,6 +6,8 @@ mod error;
 mod event;
 mod mutex;
 mod once;
+#[cfg(feature = "raw-sync")]
+mod raw_lock;
 mod rlock;
 mod rwlock;
 mod semaphore;
@@ -54,4 +56,6 @@ macro_rules! travels {
         }
     };
 }
+#[cfg(feature = "raw-sync")]
+pub use raw_lock::{LockResult, RawLock, RawSyncGuard, RawSyncLock};
 use travels;

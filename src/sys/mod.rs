@@ -16,4 +16,6 @@ pub mod liveness;
 pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
+#[cfg(feature = "raw-sync")]
+pub mod pthread;
 pub mod spawn;
