@@ -338,16 +338,63 @@ fn waits() {
     });
 }
 
+/// The recoverer itself, killed everywhere in the recovery of a process that died with a lock, a permit and an item.
+fn recoverers() {
+    let segment = Segment::family().unwrap();
+    let lock = Mutex::new([0u64; 2]).unwrap();
+    let semaphore = Semaphore::new(2).unwrap();
+    let queue = queue_at_the_wrap();
+    let warm = Mutex::new([0u64; 2]).unwrap();
+    let dies_with_all_of_it = || {
+        // SAFETY: this program has one thread.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                std::mem::forget((lock.lock().unwrap(), semaphore.acquire().unwrap()));
+                queue.put([7; 24]).unwrap();
+                kill(Pid::this(), Signal::SIGKILL).unwrap();
+            }
+            ForkResult::Parent { child } => drop(waitpid(child, None).unwrap()),
+        }
+    };
+    dies_with_all_of_it();
+    at_every_instruction(
+        "recovery",
+        &|| drop(warm.lock().unwrap()),
+        &|| {
+            segment.sweep();
+        },
+        &mut |_, _| {
+            segment.sweep();
+            assert!(lock_is_had(&lock), "the next locker was not told");
+            assert_eq!(semaphore.value(), 2, "a permit was lost or invented");
+            assert_eq!(queue.get_timeout(SOON).unwrap(), [7; 24]);
+            assert!(queue.is_empty());
+            dies_with_all_of_it();
+        },
+    );
+}
+
 fn main() {
     // One CPU for tracer and victim: a step costs a third.
     let mut cpus = nix::sched::CpuSet::new();
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 6] =
-        [("locks", locks), ("family", family), ("waits", waits), ("puts", puts), ("gets", gets), ("blocks", blocks)];
+    let tests: [(&str, fn()); 7] = [
+        ("locks", locks),
+        ("family", family),
+        ("waits", waits),
+        ("puts", puts),
+        ("gets", gets),
+        ("blocks", blocks),
+        ("recoverers", recoverers),
+    ];
     let mut passed = 0;
     for (name, test) in tests {
+        if name == "recoverers" && cfg!(debug_assertions) {
+            println!("{name}: skipped, hundreds of thousands of instructions unless they are optimised");
+            continue;
+        }
         if only.as_deref().is_none_or(|only| name.contains(only)) {
             test();
             passed += 1;
