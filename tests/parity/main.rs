@@ -32,8 +32,13 @@ fn guard() -> Watchdog {
 /// Waits until a semaphore that counts has this value. The watchdog ends it otherwise.
 #[track_caller]
 fn reaches(semaphore: &Semaphore, value: u32) {
-    while semaphore.value() != value {
-        assert!(semaphore.value() < value, "{} came, expected {value}", semaphore.value());
+    loop {
+        // Looked at once: it may change between two looks.
+        let now = semaphore.value();
+        assert!(now <= value, "{now} came, expected {value}");
+        if now == value {
+            return;
+        }
         std::thread::yield_now();
     }
 }
