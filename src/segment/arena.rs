@@ -198,36 +198,32 @@ impl Inner {
         self.turn(run, (OWNED, lane), (LIVE, 0));
     }
 
-    /// LIVE (or left OWNED by a writer that has not come to mark it) -> RETIRED: it is about to be taken out.
-    pub(crate) fn retire(&self, run: Run, lane: Lane) {
+    /// Changes the word of a run that is not free, whatever its state; false if it was given back already.
+    fn change(&self, run: Run, to: u64) -> bool {
         let entry = self.page_entry(run.page);
         let mut word = entry.head.load(Acquire);
         loop {
             let (found, state, _) = parse(run.page, word);
             if found != run || state == FREE {
-                return;
+                return false;
             }
-            match entry.head.compare_exchange(word, run.word(RETIRED, lane), AcqRel, Acquire) {
-                Ok(_) => return,
+            match entry.head.compare_exchange(word, to, AcqRel, Acquire) {
+                Ok(_) => return true,
                 Err(seen) => word = seen,
             }
         }
     }
 
+    /// LIVE (or left OWNED by a writer that has not come to mark it) -> RETIRED: it is about to be taken out.
+    pub(crate) fn retire(&self, run: Run, lane: Lane) {
+        self.change(run, run.word(RETIRED, lane));
+    }
+
     /// Gives the memory of a run back, whatever its state, unless it was given back already.
     pub(crate) fn free(&self, run: Run) {
-        let entry = self.page_entry(run.page);
-        let mut word = entry.head.load(Acquire);
-        loop {
-            let (found, state, _) = parse(run.page, word);
-            if found != run || state == FREE {
-                return;
-            }
-            // The generation stays: the next run here differs from this one.
-            match entry.head.compare_exchange(word, u64::from(run.generation) << 40, AcqRel, Acquire) {
-                Ok(_) => break,
-                Err(seen) => word = seen,
-            }
+        // The generation stays: the next run here differs from this one.
+        if !self.change(run, u64::from(run.generation) << 40) {
+            return;
         }
         // A hint: a lost race makes it too high until the next free run below it, so it only ever moves down here.
         let hint = &self.header().free_hint;

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | before the CAS of lock | nothing | - |
 //! | while it holds | its lane in the word | recovery stores owner_died and lane 0; the next locker is told |
-//! | after the swap of unlock, before the wake | a free lock and sleepers | their sleeps are bounded (64 ms); recovery wakes them |
+//! | after the swap of unlock, before the wake | a free lock and sleepers | their sleeps are bounded: 0.5 ms, or 1/64 of the wait up to 64 ms |
 //!
 //! # Memory ordering
 //! The CAS that takes the lock (Acquire) matches the swap that frees it (Release), and recovery's CAS (AcqRel): with
