@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::mailbox::Ended;
 use crate::error::Error;
 use crate::segment::Holder;
 
@@ -26,6 +27,15 @@ pub enum PutError<T> {
 }
 
 impl<T> PutError<T> {
+    /// Why a wait for room ended.
+    pub(super) fn from_ended(value: T, ended: Ended) -> Self {
+        match ended {
+            Ended::Timeout(holder) => Self::Timeout(value, holder),
+            Ended::Stopped => Self::Closed(value),
+            Ended::Failed(e) => Self::Failed(value, e),
+        }
+    }
+
     /// The value that was not put.
     pub fn into_value(self) -> T {
         match self {

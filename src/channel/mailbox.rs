@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{ClaimError, Corrupt, Ring, RingCache, TakeError};
+use crate::ring::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
 use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
@@ -21,7 +21,7 @@ use crate::sys::clock::Deadline;
 const BLOCK_BUDGET: usize = 4 << 20;
 
 /// The largest message.
-const MAX_MESSAGE: usize = 64 << 20;
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
 
 /// What comes with a message.
 pub(super) struct News {
@@ -61,9 +61,18 @@ pub(super) enum Ended {
     Failed(Error),
 }
 
+/// The payload that stands for a message of `bytes` bytes in a run.
+pub(super) fn block_payload(run: Run, bytes: usize) -> [u8; BLOCK_PAYLOAD] {
+    let mut payload = [0; BLOCK_PAYLOAD];
+    let word = u64::from(run.page) | u64::from(run.generation) << 32;
+    payload[..8].copy_from_slice(&word.to_ne_bytes());
+    payload[8..].copy_from_slice(&(bytes as u64).to_ne_bytes());
+    payload
+}
+
 /// One direction of messages, open in this process.
 pub(super) struct Mailbox {
-    object: Object,
+    pub object: Object,
     numbers: Numbers,
     ring: PinnedRing,
     bytes: PinnedBytes,
@@ -112,8 +121,10 @@ impl Mailbox {
         &self.waits[1]
     }
 
+    /// The bytes of the record of `granules` granules at `position`.
     #[inline]
-    fn data(&self, index: usize, granules: u32) -> ShmSlice<'_> {
+    pub fn record(&self, position: u64, granules: u32) -> ShmSlice<'_> {
+        let index = self.ring().index(position);
         self.bytes.slice(index << GRANULE_SHIFT, (granules as usize) << GRANULE_SHIFT)
     }
 
@@ -149,9 +160,16 @@ impl Mailbox {
 
     /// Granules of a record with so many bytes behind its head, if it may be one.
     #[inline]
-    fn granules_for(&self, bytes: usize) -> Option<u32> {
+    pub fn granules_for(&self, bytes: usize) -> Option<u32> {
         let n = (RECORD_HEAD + bytes).div_ceil(1 << GRANULE_SHIFT);
         (n <= self.numbers.granules as usize / 2).then_some(n as u32)
+    }
+
+    /// Granules of the record that stands for a block of so many bytes.
+    pub fn granules_for_block(&self, bytes: usize) -> u32 {
+        let granules = self.numbers.granules;
+        let share = (bytes as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
+        share.clamp(1, u64::from(granules / 2)) as u32
     }
 
     fn send_block(
@@ -173,13 +191,8 @@ impl Mailbox {
         let segment = self.object.segment();
         let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
         segment.run_slice(run).write(0, bytes);
-        let mut payload = [0u8; BLOCK_PAYLOAD];
-        let word = u64::from(run.page) | u64::from(run.generation) << 32;
-        payload[..8].copy_from_slice(&word.to_ne_bytes());
-        payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
-        let granules = self.numbers.granules;
-        let share = (bytes.len() as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
-        let n = (share.min(u64::from(granules / 2)) as u32).max(least);
+        let payload = block_payload(run, bytes.len());
+        let n = self.granules_for_block(bytes.len()).max(least);
         let sent = self.send_record(lane, Record { n, kind: BLOCK, handles, payload: &payload }, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
@@ -199,43 +212,64 @@ impl Mailbox {
         match self.try_record(lane, record) {
             Ok(()) => Ok(()),
             Err(Refused::Failed(e)) => Err(Ended::Failed(e)),
-            Err(Refused::NotNow) => self.wait_for_room(lane, record, deadline, stop),
+            Err(Refused::NotNow) => self.wait_for_room(lane, deadline, stop, || self.try_record(lane, record)),
+        }
+    }
+
+    /// Claims a record of `n` granules, if there is room.
+    #[inline]
+    pub fn claim(&self, lane: Lane, n: u32) -> Result<Claim, Refused> {
+        match self.ring().claim(&self.cache, lane, n, self.max_items()) {
+            Ok(claim) => Ok(claim),
+            Err(ClaimError::Full) => Err(Refused::NotNow),
+            Err(ClaimError::Corrupt(e)) => Err(e.into()),
+            Err(ClaimError::TooLarge) => {
+                Err(Refused::Failed(Error::corrupt("ring", "record", n, "at most half the ring")))
+            }
         }
     }
 
     #[inline]
     fn try_record(&self, lane: Lane, record: Record<'_>) -> Result<(), Refused> {
-        let ring = self.ring();
         if !record.handles.is_empty() {
             // Before the commit, so that whoever looks for the handle looks here.
             self.object.word32(self.numbers.base + CARRIES_AT).store(1, Relaxed);
         }
-        let claim = match ring.claim(&self.cache, lane, record.n, self.max_items()) {
-            Ok(claim) => claim,
-            Err(ClaimError::Full) => return Err(Refused::NotNow),
-            Err(ClaimError::Corrupt(e)) => return Err(e.into()),
-            Err(ClaimError::TooLarge) => {
-                return Err(Refused::Failed(Error::corrupt("ring", "record", record.n, "at most half the ring")));
-            }
-        };
-        record.write(&self.data(ring.index(claim.position), record.n));
-        ring.commit(claim, lane);
-        self.items().notify(self.object.segment());
+        let claim = self.claim(lane, record.n)?;
+        record.write(&self.record(claim.position, record.n));
+        self.commit(lane, claim);
         Ok(())
     }
 
+    /// Makes a record that was written available.
+    #[inline]
+    pub fn commit(&self, lane: Lane, claim: Claim) {
+        self.ring().commit(claim, lane);
+        self.items().notify(self.object.segment());
+    }
+
+    /// Gives a record up. Whoever waited for it, or for room, looks again.
+    pub fn abort(&self, claim: Claim) {
+        self.ring().abort(claim);
+        // Moves the cursors over it, if nothing holds them.
+        self.ring().has_room(1, self.max_items());
+        let peers = self.object.segment();
+        self.items().notify_sleepers(peers);
+        self.space().notify_sleepers(peers);
+    }
+
     #[cold]
-    fn wait_for_room(
+    pub fn wait_for_room<R>(
         &self,
         lane: Lane,
-        record: Record<'_>,
         deadline: Deadline,
         stop: impl Fn() -> bool,
-    ) -> Result<(), Ended> {
+        mut attempt: impl FnMut() -> Result<R, Refused>,
+    ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
-        let attempt = || match self.try_record(lane, record) {
-            Ok(()) => Some(Ok(())),
+        let attempt = || match attempt() {
+            Ok(done) => Some(Ok(done)),
             Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
             Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
         };
@@ -257,24 +291,49 @@ impl Mailbox {
     /// Takes the oldest message into `bytes`, if there is one.
     #[inline]
     pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<News, Refused> {
-        let ring = self.ring();
-        let taken = match ring.take(&self.cache, lane) {
-            Ok(taken) => taken,
-            Err(TakeError::Empty) => return Err(Refused::NotNow),
-            Err(TakeError::Corrupt(e)) => return Err(e.into()),
-        };
-        self.writer.store(u64::from(taken.producer), Lax);
-        let data = self.data(ring.index(taken.position), taken.n);
+        let taken = self.take(lane)?;
+        let data = self.record(taken.position, taken.n);
         let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
         let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
-        let moved = ring.done(taken, self.numbers.max_items != 0)?;
-        if let Ok(Some(run)) = read {
+        self.done(taken, read.as_ref().ok().copied().flatten())?;
+        read?;
+        Ok(news)
+    }
+
+    /// Takes the oldest record, if there is one.
+    #[inline]
+    pub fn take(&self, lane: Lane) -> Result<Taken, Refused> {
+        match self.ring().take(&self.cache, lane) {
+            Ok(taken) => {
+                self.writer.store(u64::from(taken.producer), Lax);
+                self.pass_on();
+                Ok(taken)
+            }
+            Err(TakeError::Empty) => Err(Refused::NotNow),
+            Err(TakeError::Corrupt(e)) => Err(e.into()),
+        }
+    }
+
+    /// Wakes one more receiver, if one sleeps and there is one more message. Each commit wakes one, but the message that it
+    /// brought may be behind one still being written: whoever was woken then sleeps again, and when the one in front comes,
+    /// all are ready and one was woken.
+    #[inline]
+    fn pass_on(&self) {
+        if self.items().has_sleepers(self.object.segment()) && self.ring().has_ready(&self.cache) {
+            self.items().wake_one();
+        }
+    }
+
+    /// Acknowledges a record and gives back its run, which was retired before.
+    #[inline]
+    pub fn done(&self, taken: Taken, run: Option<Run>) -> Result<(), Corrupt> {
+        let moved = self.ring().done(taken, self.numbers.max_items != 0)?;
+        if let Some(run) = run {
             self.object.segment().free(run);
         }
         self.offer_room(moved);
-        read?;
-        Ok(news)
+        Ok(())
     }
 
     #[inline]
@@ -302,16 +361,24 @@ impl Mailbox {
 
     #[cold]
     fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
-        let (page, generation, len) = head.block(data)?;
+        let (run, len) = self.block_of(head, data)?;
         let segment = self.object.segment();
-        let run = segment.check_run(page, generation, self.object.id().word()).filter(|run| len <= run.bytes() as u64);
-        let Some(run) = run else {
-            let found = format!("page {page} generation {generation}, {len} B");
-            return Err(Error::corrupt("message", "block", found, "a block of this queue"));
-        };
-        segment.run_slice(run).read_into(0, len as usize, bytes);
+        segment.run_slice(run).read_into(0, len, bytes);
         segment.retire(run, lane);
         Ok(run)
+    }
+
+    /// The run that a record names, and the bytes of it that are the message.
+    pub fn block_of(&self, head: &Head, data: &ShmSlice<'_>) -> Result<(Run, usize), Error> {
+        let (page, generation, len) = head.block(data)?;
+        let run = self.object.segment().check_run(page, generation, self.object.id().word());
+        match run.filter(|run| len <= run.bytes() as u64) {
+            Some(run) => Ok((run, len as usize)),
+            None => {
+                let found = format!("page {page} generation {generation}, {len} B");
+                Err(Error::corrupt("message", "block", found, "a block of this queue"))
+            }
+        }
     }
 
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
@@ -365,7 +432,7 @@ impl Mailbox {
     }
 
     #[cold]
-    fn wait_for_item<R>(
+    pub fn wait_for_item<R>(
         &self,
         lane: Lane,
         deadline: Deadline,

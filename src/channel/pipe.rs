@@ -169,9 +169,7 @@ where
         match sent {
             Ok(Ok(())) => Ok(()),
             Err(e) => Err(SendError::Encode(value, e)),
-            Ok(Err(Ended::Timeout(holder))) => Err(SendError::Timeout(value, holder)),
-            Ok(Err(Ended::Stopped)) => Err(SendError::Disconnected(value, self.last_dead())),
-            Ok(Err(Ended::Failed(e))) => Err(SendError::Failed(value, e)),
+            Ok(Err(ended)) => Err(self.send_error(value, ended)),
         }
     }
 
@@ -220,9 +218,7 @@ where
         let stop = || self.is_peer_closed();
         let received = codec::received(|buffer| self.inner.incoming.recv(lane, buffer, deadline, stop));
         received.map(|(value, _)| value).map_err(|e| match e {
-            Ok(Ended::Timeout(holder)) => RecvError::Timeout(holder),
-            Ok(Ended::Stopped) => RecvError::Disconnected(self.last_dead()),
-            Ok(Ended::Failed(e)) => RecvError::Failed(e),
+            Ok(ended) => self.recv_error(ended),
             Err(e) => RecvError::Decode(e),
         })
     }
@@ -247,21 +243,53 @@ where
             Err(Ended::Failed(e)) => Err(e),
         }
     }
-
-    #[inline]
-    fn is_peer_closed(&self) -> bool {
-        !self.inner.object.is_open(1 - self.inner.object.role())
-    }
-
-    fn last_dead(&self) -> Option<u32> {
-        let entry = self.inner.object.entry();
-        (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
-    }
 }
 
 impl<T, U> Connection<T, U> {
     /// Drops this handle. The end is closed when the last handle of it, in any process, is dropped. Python: `close()`.
     pub fn close(self) {}
+
+    #[inline]
+    pub(super) fn is_peer_closed(&self) -> bool {
+        !self.inner.object.is_open(1 - self.inner.object.role())
+    }
+
+    pub(super) fn last_dead(&self) -> Option<u32> {
+        let entry = self.inner.object.entry();
+        (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
+    }
+
+    /// What a call that sends works with.
+    #[inline]
+    pub(super) fn outgoing_and_lane(&self) -> Result<(&Mailbox, Lane), Error> {
+        Ok((&self.inner.outgoing, self.inner.object.segment().lane()?))
+    }
+
+    /// What a call that receives works with.
+    #[inline]
+    pub(super) fn incoming_and_lane(&self) -> Result<(&Mailbox, Lane), Error> {
+        Ok((&self.inner.incoming, self.inner.object.segment().lane()?))
+    }
+
+    /// Why a wait for room ended.
+    #[cold]
+    pub(super) fn send_error<V>(&self, value: V, ended: Ended) -> SendError<V> {
+        match ended {
+            Ended::Timeout(holder) => SendError::Timeout(value, holder),
+            Ended::Stopped => SendError::Disconnected(value, self.last_dead()),
+            Ended::Failed(e) => SendError::Failed(value, e),
+        }
+    }
+
+    /// Why a wait for a message ended.
+    #[cold]
+    pub(super) fn recv_error(&self, ended: Ended) -> RecvError {
+        match ended {
+            Ended::Timeout(holder) => RecvError::Timeout(holder),
+            Ended::Stopped => RecvError::Disconnected(self.last_dead()),
+            Ended::Failed(e) => RecvError::Failed(e),
+        }
+    }
 }
 
 impl<T, U> Clone for Connection<T, U> {

@@ -223,9 +223,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         match sent {
             Ok(Ok(())) => Ok(()),
             Err(e) => Err(PutError::Encode(value, e)),
-            Ok(Err(Ended::Timeout(holder))) => Err(PutError::Timeout(value, holder)),
-            Ok(Err(Ended::Stopped)) => Err(PutError::Closed(value)),
-            Ok(Err(Ended::Failed(e))) => Err(PutError::Failed(value, e)),
+            Ok(Err(ended)) => Err(PutError::from_ended(value, ended)),
         }
     }
 
@@ -286,32 +284,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             return Err(GetError::Closed);
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
-        let before = self.inner.reported.load(Lax);
-        let stop = || self.is_closed() || self.is_abandoned(before);
-        let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, stop));
+        let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, self.stop()));
         received.map(|(value, news)| Delivery { value, redelivered: news.redelivered }).map_err(|e| match e {
-            Ok(Ended::Timeout(holder)) => GetError::Timeout(holder),
-            Ok(Ended::Stopped) => self.stopped(),
-            Ok(Ended::Failed(e)) => GetError::Failed(e),
+            Ok(ended) => self.get_error(ended),
             Err(e) => GetError::Decode(e),
         })
-    }
-
-    /// Whether some other process gave the queue up since `reported`, and none has it any more.
-    fn is_abandoned(&self, reported: u32) -> bool {
-        let object = &self.inner.object;
-        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
-    }
-
-    #[cold]
-    fn stopped(&self) -> GetError {
-        if self.is_closed() {
-            return GetError::Closed;
-        }
-        let entry = self.inner.object.entry();
-        self.inner.reported.store(entry.departures.load(Acquire), Lax);
-        let died = (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed));
-        GetError::Disconnected(died)
     }
 }
 
@@ -336,8 +313,48 @@ impl<T> Queue<T> {
         self.inner.mailbox.wake_all();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.inner.closed.load(Lax)
+    }
+
+    /// What a call works with.
+    #[inline]
+    pub(super) fn mailbox_and_lane(&self) -> Result<(&Mailbox, Lane), Error> {
+        Ok((&self.inner.mailbox, self.inner.object.segment().lane()?))
+    }
+
+    /// What ends a wait for an item.
+    #[inline]
+    pub(super) fn stop(&self) -> impl Fn() -> bool {
+        let before = self.inner.reported.load(Lax);
+        move || self.is_closed() || self.is_abandoned(before)
+    }
+
+    /// Why a wait for an item ended.
+    #[cold]
+    pub(super) fn get_error(&self, ended: Ended) -> GetError {
+        match ended {
+            Ended::Timeout(holder) => GetError::Timeout(holder),
+            Ended::Stopped => self.stopped(),
+            Ended::Failed(e) => GetError::Failed(e),
+        }
+    }
+
+    /// Whether some other process gave the queue up since `reported`, and none has it any more.
+    fn is_abandoned(&self, reported: u32) -> bool {
+        let object = &self.inner.object;
+        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
+    }
+
+    #[cold]
+    fn stopped(&self) -> GetError {
+        if self.is_closed() {
+            return GetError::Closed;
+        }
+        let entry = self.inner.object.entry();
+        self.inner.reported.store(entry.departures.load(Acquire), Lax);
+        let died = (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed));
+        GetError::Disconnected(died)
     }
 }
 

@@ -31,11 +31,16 @@ pub(super) struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// Writes the head of a record without handles.
+    #[inline]
+    pub fn write_head(data: &ShmSlice<'_>, kind: u32, len: usize) {
+        data.write(0, &(len as u64 | u64::from(kind) << 32).to_ne_bytes());
+    }
+
     /// Writes it where it was claimed.
     #[inline]
     pub fn write(&self, data: &ShmSlice<'_>) {
-        let kind = u64::from(self.kind) | (self.handles.len() as u64) << 8;
-        data.write(0, &(self.payload.len() as u64 | kind << 32).to_ne_bytes());
+        Self::write_head(data, self.kind | (self.handles.len() as u32) << 8, self.payload.len());
         let mut at = RECORD_HEAD;
         for (id, role) in self.handles {
             data.write(at, &(u64::from(id.index) | u64::from(id.generation) << 32).to_ne_bytes());

@@ -13,7 +13,28 @@ pub struct ShmSlice<'a> {
     memory: PhantomData<&'a u8>,
 }
 
-impl ShmSlice<'_> {
+impl<'a> ShmSlice<'a> {
+    /// The bytes in place.
+    ///
+    /// # Safety
+    /// No process writes them as long as the slice is used: neither the one that hands them over by the rules (a message
+    /// that was taken is its taker's, a loan its lender's), nor a faulty or hostile one, which no rule binds.
+    #[inline]
+    pub unsafe fn as_slice(&self) -> &'a [u8] {
+        // SAFETY: mapped by construction; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+
+    /// The bytes in place, to be written.
+    ///
+    /// # Safety
+    /// As for [`as_slice`](Self::as_slice), and nobody reads them either.
+    #[inline]
+    pub unsafe fn as_mut_slice(&mut self) -> &'a mut [u8] {
+        // SAFETY: mapped by construction; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
+    }
+
     /// # Safety
     /// `len` bytes from `base` stay mapped and writable for the lifetime.
     pub(super) unsafe fn new(base: *mut u8, len: usize) -> Self {
