@@ -5,9 +5,11 @@ mod error;
 mod layout;
 mod mailbox;
 mod pipe;
+mod pipe_builder;
 mod queue;
 mod record;
 
 pub use error::{GetError, PutError, RecvError, SendError};
-pub use pipe::{Connection, pipe};
+pub use pipe::{Connection, pipe, pipe_in};
+pub use pipe_builder::PipeBuilder;
 pub use queue::{Delivery, Queue, QueueBuilder};

@@ -25,26 +25,31 @@ static PIPE: Kind = Kind {
     name: "pipe",
     count: |view, dead| {
         let mut losses = Losses::default();
-        for base in bases() {
+        for base in bases(view)? {
             losses += layout::count(view, base, dead)?;
         }
         Ok(losses)
     },
-    recover: |view, dead| bases().into_iter().try_for_each(|base| layout::recover(view, base, dead)),
-    linked: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| layout::linked(view, base, f)),
-    handles: |view: &View<'_>, f| bases().into_iter().try_for_each(|base| layout::handles(view, base, f)),
-    describe: |view| {
-        let [a, b] = bases().map(|base| layout::describe(view, base));
-        format!("one way {a}; other way {b}")
+    recover: |view, dead| bases(view)?.into_iter().try_for_each(|base| layout::recover(view, base, dead)),
+    linked: |view: &View<'_>, f| bases(view)?.into_iter().try_for_each(|base| layout::linked(view, base, f)),
+    handles: |view: &View<'_>, f| bases(view)?.into_iter().try_for_each(|base| layout::handles(view, base, f)),
+    describe: |view| match bases(view) {
+        Ok(bases) => {
+            let [a, b] = bases.map(|base| layout::describe(view, base));
+            format!("one way {a}; other way {b}")
+        }
+        Err(e) => e.to_string(),
     },
 };
 
-/// 256 KiB of messages each way.
-const GRANULES: u32 = 1 << 12;
+/// Offset of the mailbox that end 1 sends into, behind that of end 0, which has `granules`.
+fn second_base(granules: u32) -> usize {
+    layout::bytes_for(granules).next_multiple_of(128)
+}
 
-/// Offsets of the two mailboxes: what end 0 sends, what end 1 sends.
-fn bases() -> [usize; 2] {
-    [0, layout::bytes_for(GRANULES).next_multiple_of(128)]
+/// Offsets of the two mailboxes: what end 0 sends, what end 1 sends. How long the first is, the object tells.
+fn bases(view: &View<'_>) -> Result<[usize; 2], Error> {
+    Ok([0, second_base(layout::Numbers::read(view, 0)?.granules)])
 }
 
 /// Makes a pipe in the family's segment: two connected ends. The first sends `T` and receives `U`.
@@ -74,10 +79,36 @@ where
     T: Serialize + DeserializeOwned + 'static,
     U: Serialize + DeserializeOwned + 'static,
 {
-    let segment = Segment::family()?;
-    let bytes = layout::object_bytes(&[GRANULES, GRANULES]);
-    let ends = Object::create(&segment, &PIPE, pair_hash::<T, U>(0), bytes, &[0, 1], |view| {
-        bases().into_iter().for_each(|base| layout::init(view, base, GRANULES, 0));
+    Connection::builder().build()
+}
+
+/// Makes a pipe as [`pipe`] does, in `segment` instead of the family's.
+///
+/// # Errors
+/// As [`pipe`].
+#[allow(clippy::type_complexity, reason = "two ends, each with its two types")]
+pub fn pipe_in<T, U>(segment: &Segment) -> Result<(Connection<T, U>, Connection<U, T>), Error>
+where
+    T: Serialize + DeserializeOwned + 'static,
+    U: Serialize + DeserializeOwned + 'static,
+{
+    Connection::builder().segment(segment).build()
+}
+
+/// Makes the object, with a mailbox of so many granules each way, and opens both its ends.
+#[allow(clippy::type_complexity, reason = "two ends, each with its two types")]
+pub(super) fn create<T, U>(
+    segment: &Segment,
+    granules: u32,
+    max_items: u32,
+) -> Result<(Connection<T, U>, Connection<U, T>), Error>
+where
+    T: Serialize + DeserializeOwned + 'static,
+    U: Serialize + DeserializeOwned + 'static,
+{
+    let bytes = layout::object_bytes(&[granules, granules]);
+    let ends = Object::create(segment, &PIPE, pair_hash::<T, U>(0), bytes, &[0, 1], |view| {
+        [0, second_base(granules)].into_iter().for_each(|base| layout::init(view, base, granules, max_items));
         Ok(())
     })?;
     let [first, second] = <[Object; 2]>::try_from(ends).unwrap_or_else(|_| unreachable!("two roles, two handles"));
@@ -117,8 +148,9 @@ where
 {
     fn from_object(object: Object) -> Result<Self, Error> {
         let (mine, theirs) = (object.role(), 1 - object.role());
-        let outgoing = Mailbox::open(&object, bases()[mine], 2 * mine)?;
-        let incoming = Mailbox::open(&object, bases()[theirs], 2 * theirs)?;
+        let bases = bases(&object.view())?;
+        let outgoing = Mailbox::open(&object, bases[mine], 2 * mine)?;
+        let incoming = Mailbox::open(&object, bases[theirs], 2 * theirs)?;
         Ok(Self { inner: Arc::new(Inner { object, outgoing, incoming }), values: PhantomData })
     }
 
@@ -292,5 +324,25 @@ where
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::receive(deserializer, &PIPE, pair_hash::<T, U>)?;
         Self::from_object(object).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn sizes_that_do_not_fit_the_object_are_refused() {
+        let segment = Segment::anonymous(16 << 20).unwrap();
+        let (end, _other) = Connection::builder().segment(&segment).bytes(1 << 14).build::<u8, u8>().unwrap();
+        let object = &end.inner.object;
+        for found in [0, 1, 63, 64, 65, 128, 512, 1 << 19, 1 << 20, 1 << 31, u32::MAX] {
+            object.word32(0).store(found, Relaxed);
+            let error = Connection::<u8, u8>::from_object(object.clone()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{found} granules");
+            assert!((PIPE.recover)(&object.view(), &|_| true).is_err());
+            assert!(!(PIPE.describe)(&object.view()).is_empty());
+        }
     }
 }
