@@ -4,7 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use kinfolk::{Connection, ErrorKind, RecvError, Segment, SendError, pipe_in};
+use kinfolk::{
+    Connection, ErrorKind, GetError, Process, Queue, Receiver, RecvError, Segment, SendError, Sender, pipe_in,
+    pipe_oneway,
+};
 use support::watchdog;
 use support::watchdog::Watchdog;
 
@@ -52,4 +55,59 @@ fn a_pipe_of_a_segment_of_its_own_gives_everything_back() {
     assert!(matches!(b.recv(), Err(RecvError::Disconnected(None))));
     drop(b);
     assert_eq!((segment.stats().objects, segment.stats().used_bytes), (0, 0));
+}
+
+#[test]
+fn a_one_way_pipe_carries_one_way_and_ends_when_its_sender_is_dropped() {
+    let (receiver, sender) = pipe_oneway::<String>().unwrap();
+    assert_eq!(format!("{receiver:?} {sender:?}").matches("(0 messages)").count(), 2);
+    let other = sender.clone();
+    sender.send("one".into()).unwrap();
+    other.send("two".into()).unwrap();
+    assert!(format!("{receiver:?}").starts_with("Receiver<") && format!("{sender:?}").starts_with("Sender<"));
+    assert!(format!("{receiver:?}").ends_with("(2 messages)"));
+    drop(sender);
+    assert_eq!((receiver.recv().unwrap().as_str(), receiver.clone().recv().unwrap().as_str()), ("one", "two"));
+    assert!(matches!(receiver.try_recv(), Err(RecvError::Empty)));
+    drop(other);
+    assert!(matches!(receiver.recv(), Err(RecvError::Disconnected(None))));
+    let (receiver, sender) = pipe_oneway::<u8>().unwrap();
+    drop(receiver);
+    assert!(matches!(sender.send(7), Err(SendError::Disconnected(7, None))));
+}
+
+#[test]
+fn the_ends_of_a_one_way_pipe_go_to_children_and_keep_their_direction() {
+    let _guard = guard();
+    let (receiver, sender) = pipe_oneway::<u32>().unwrap();
+    let (results, result) = Connection::builder().capacity(1).bytes(0).build_oneway::<u32>().unwrap();
+    let producer = |sender: Sender<u32>| (0..1000).for_each(|k| sender.send(k).unwrap());
+    fn consumer((receiver, result): (Receiver<u32>, Sender<u32>)) {
+        let mut sum = 0;
+        while let Ok(number) = receiver.recv() {
+            sum += number;
+        }
+        result.send(sum).unwrap();
+    }
+    let children = (Process::spawn(producer, sender).unwrap(), Process::spawn(consumer, (receiver, result)).unwrap());
+    assert_eq!(results.recv().unwrap(), 499_500);
+    assert!(matches!(results.recv(), Err(RecvError::Disconnected(None))));
+    (children.0.join().unwrap(), children.1.join().unwrap());
+}
+
+#[test]
+fn an_end_does_not_become_the_other_end_on_its_way() {
+    /// A sender that says it is a receiver.
+    #[derive(serde::Serialize)]
+    #[serde(transparent)]
+    struct Wrong(Sender<u8>);
+    impl<'de> serde::Deserialize<'de> for Wrong {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Receiver::<u8>::deserialize(deserializer).map(|_| panic!("it is a receiver now"))
+        }
+    }
+    let queue = Queue::new(0).unwrap();
+    let (_receiver, sender) = pipe_oneway::<u8>().unwrap();
+    queue.put(Wrong(sender)).unwrap();
+    assert!(matches!(queue.get(), Err(GetError::Decode(_))));
 }

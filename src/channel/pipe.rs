@@ -1,5 +1,6 @@
 //! The pipe: two ends, a direction each way, end of file when the other side is gone.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::codec;
 use super::error::{RecvError, SendError};
 use super::layout;
 use super::mailbox::{Ended, Mailbox, Refused};
+use super::one_way::{Never, ONE_WAY, is_one_way};
 use super::record::Handle;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
@@ -95,24 +97,28 @@ where
     Connection::builder().segment(segment).build()
 }
 
-/// Makes the object, with a mailbox of so many granules each way, and opens both its ends.
+/// Makes the object, with a mailbox of so many granules for each way that the types allow, and opens both its ends.
 #[allow(clippy::type_complexity, reason = "two ends, each with its two types")]
-pub(super) fn create<T, U>(
+pub(super) fn create<T: 'static, U: 'static>(
     segment: &Segment,
     granules: u32,
     max_items: u32,
-) -> Result<(Connection<T, U>, Connection<U, T>), Error>
-where
-    T: Serialize + DeserializeOwned + 'static,
-    U: Serialize + DeserializeOwned + 'static,
-{
-    let bytes = layout::object_bytes(&[granules, granules]);
-    let ends = Object::create(segment, &PIPE, pair_hash::<T, U>(0), bytes, &[0, 1], |view| {
-        [0, second_base(granules)].into_iter().for_each(|base| layout::init(view, base, granules, max_items));
+) -> Result<(Connection<T, U>, Connection<U, T>), Error> {
+    let kind = kind::<T, U>();
+    let ways = if is_one_way::<T, U>() { 1 } else { 2 };
+    let bytes = layout::object_bytes(&[granules, granules][..ways]);
+    let ends = Object::create(segment, kind, pair_hash::<T, U>(0), bytes, &[0, 1], |view| {
+        let bases = [0, second_base(granules)];
+        bases[..ways].iter().for_each(|base| layout::init(view, *base, granules, max_items));
         Ok(())
     })?;
     let [first, second] = <[Object; 2]>::try_from(ends).unwrap_or_else(|_| unreachable!("two roles, two handles"));
     Ok((Connection::from_object(first)?, Connection::from_object(second)?))
+}
+
+/// The kind of pipe that has ends of these types.
+fn kind<T: 'static, U: 'static>() -> &'static Kind {
+    if is_one_way::<T, U>() { &ONE_WAY } else { &PIPE }
 }
 
 /// The types as end 0 sees them: end `role` sends `T`.
@@ -141,19 +147,21 @@ struct Inner {
     incoming: Mailbox,
 }
 
-impl<T, U> Connection<T, U>
-where
-    T: Serialize + DeserializeOwned + 'static,
-    U: Serialize + DeserializeOwned + 'static,
-{
+impl<T: 'static, U: 'static> Connection<T, U> {
     fn from_object(object: Object) -> Result<Self, Error> {
         let (mine, theirs) = (object.role(), 1 - object.role());
-        let bases = bases(&object.view())?;
+        let (mine, theirs, bases) = match is_one_way::<T, U>() {
+            // The only mailbox; the types keep each end from using it the wrong way.
+            true => (0, 0, [0, 0]),
+            false => (mine, theirs, bases(&object.view())?),
+        };
         let outgoing = Mailbox::open(&object, bases[mine], 2 * mine)?;
         let incoming = Mailbox::open(&object, bases[theirs], 2 * theirs)?;
         Ok(Self { inner: Arc::new(Inner { object, outgoing, incoming }), values: PhantomData })
     }
+}
 
+impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
     /// Sends a value, waiting while the pipe is full.
     ///
     /// # Errors
@@ -211,7 +219,9 @@ where
     fn send_bytes(&self, lane: Lane, bytes: &[u8], handles: &[Handle], deadline: Deadline) -> Result<(), Ended> {
         self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed())
     }
+}
 
+impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
     /// Receives the oldest message, waiting for one.
     ///
     /// # Errors
@@ -279,7 +289,9 @@ where
             Err(Ended::Failed(e)) => Err(e),
         }
     }
+}
 
+impl<T, U> Connection<T, U> {
     #[inline]
     fn is_peer_closed(&self) -> bool {
         !self.inner.object.is_open(1 - self.inner.object.role())
@@ -289,9 +301,7 @@ where
         let entry = self.inner.object.entry();
         (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
     }
-}
 
-impl<T, U> Connection<T, U> {
     /// Drops this handle. The end is closed when the last handle of it, in any process, is dropped. Python: `close()`.
     pub fn close(self) {}
 }
@@ -305,7 +315,13 @@ impl<T, U> Clone for Connection<T, U> {
 impl<T, U> fmt::Debug for Connection<T, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (object, messages) = (&self.inner.object, self.inner.incoming.len());
-        let [sent, received] = [std::any::type_name::<T>(), std::any::type_name::<U>()];
+        let [sent, received, never] = [type_name::<T>(), type_name::<U>(), type_name::<Never>()];
+        if received == never {
+            return write!(f, "Sender<{sent}>({messages} messages)");
+        }
+        if sent == never {
+            return write!(f, "Receiver<{received}>({messages} messages)");
+        }
         write!(f, "Connection<{sent}, {received}>(end {}, {messages} messages)", object.role())
     }
 }
@@ -316,13 +332,9 @@ impl<T, U> Serialize for Connection<T, U> {
     }
 }
 
-impl<'de, T, U> Deserialize<'de> for Connection<T, U>
-where
-    T: Serialize + DeserializeOwned + 'static,
-    U: Serialize + DeserializeOwned + 'static,
-{
+impl<'de, T: 'static, U: 'static> Deserialize<'de> for Connection<T, U> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Object::receive(deserializer, &PIPE, pair_hash::<T, U>)?;
+        let object = Object::receive(deserializer, kind::<T, U>(), pair_hash::<T, U>)?;
         Self::from_object(object).map_err(serde::de::Error::custom)
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::layout::{GRANULE_SHIFT, MAX_GRANULES, MIN_GRANULES};
+use super::one_way::{Receiver, Sender};
 use super::pipe::{self, Connection};
 use crate::error::{Error, ErrorKind};
 use crate::segment::Segment;
@@ -39,7 +40,8 @@ impl PipeBuilder {
 
     /// Bytes of the ring each way, rounded up to a power of two from 4 KiB to 32 MiB; 64 KiB by default, and more if the
     /// capacity needs it. A message takes 8 bytes more than its encoding, rounded up to 64. A message larger than half the
-    /// ring takes a block of the segment instead. A pipe takes 1.4 times these bytes, twice.
+    /// ring takes a block of the segment instead. A pipe takes 1.4 times these bytes,
+    /// for each way that it goes.
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = Some(bytes);
         self
@@ -64,6 +66,20 @@ impl PipeBuilder {
         let (granules, max_items) = self.geometry()?;
         let segment = self.segment.map_or_else(Segment::family, Ok)?;
         pipe::create(&segment, granules, max_items)
+    }
+
+    /// Makes a pipe that goes one way: see [`pipe_oneway`](super::pipe_oneway).
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_oneway<T>(self) -> Result<(Receiver<T>, Sender<T>), Error>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+    {
+        let (granules, max_items) = self.geometry()?;
+        let segment = self.segment.map_or_else(Segment::family, Ok)?;
+        let (sender, receiver) = pipe::create(&segment, granules, max_items)?;
+        Ok((receiver, sender))
     }
 
     /// Granules of a ring, and how many messages it may hold.
