@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use kinfolk::{
-    Connection, ErrorKind, GetError, Process, Queue, Receiver, RecvError, Segment, SendError, Sender, pipe_in,
+    Connection, ErrorKind, GetError, Process, Queue, Receiver, RecvError, Segment, SendError, Sender, pipe, pipe_in,
     pipe_oneway,
 };
 use support::watchdog;
@@ -110,4 +110,71 @@ fn an_end_does_not_become_the_other_end_on_its_way() {
     let (_receiver, sender) = pipe_oneway::<u8>().unwrap();
     queue.put(Wrong(sender)).unwrap();
     assert!(matches!(queue.get(), Err(GetError::Decode(_))));
+}
+
+#[test]
+fn bytes_are_a_message_as_they_are_whatever_the_types_of_the_pipe() {
+    let (a, b) = pipe::<(u32, String), u64>().unwrap();
+    a.send_bytes(b"raw").unwrap();
+    a.send((7, "x".into())).unwrap();
+    a.send_bytes(b"").unwrap();
+    a.send_bytes(&[7, 1, b'x']).unwrap();
+    assert_eq!(b.recv_bytes(None).unwrap(), b"raw");
+    assert_eq!(b.recv_bytes(Some(3)).unwrap(), [7, 1, b'x'], "an encoded value is bytes too");
+    assert!(b.poll(Some(Duration::ZERO)).unwrap());
+    assert_eq!(b.recv_bytes(Some(0)).unwrap(), b"", "no bytes are a message");
+    assert_eq!(b.recv().unwrap(), (7, "x".into()), "and bytes that encode a value are received as one");
+    a.send_bytes(b"nothing of the sort").unwrap();
+    assert!(matches!(b.recv(), Err(RecvError::Decode(_))));
+    let (out, inward) = pipe_oneway::<String>().map(|(receiver, sender)| (sender, receiver)).unwrap();
+    out.send_bytes(b"one way").unwrap();
+    assert_eq!(inward.recv_bytes(None).unwrap(), b"one way");
+}
+
+#[test]
+fn a_message_that_is_too_long_is_in_the_error_and_the_next_one_follows() {
+    let (a, b) = Connection::builder().bytes(0).build::<(), ()>().unwrap();
+    // In the ring, and in a block.
+    for len in [11, 100_000] {
+        let message: Vec<u8> = (0..len).map(|k| k as u8).collect();
+        let mut buffer = vec![9u8; len - 1];
+        for _ in 0..3 {
+            a.send_bytes(&message).unwrap();
+        }
+        a.send_bytes(b"next").unwrap();
+        assert!(matches!(b.recv_bytes(Some(len - 1)), Err(RecvError::BufferTooShort(whole)) if whole == message));
+        assert!(matches!(b.recv_bytes_into(&mut buffer), Err(RecvError::BufferTooShort(whole)) if whole == message));
+        assert!(buffer.iter().all(|byte| *byte == 9));
+        assert_eq!(b.recv_bytes(Some(len)).unwrap(), message);
+        assert_eq!(b.recv_bytes_into(&mut buffer[2..]).unwrap(), 4);
+        assert_eq!(&buffer[..7], b"\t\tnext\t");
+        a.send_bytes(&message).unwrap();
+        buffer.push(0);
+        assert_eq!(b.recv_bytes_into(&mut buffer).unwrap(), len);
+        assert_eq!(buffer, message);
+    }
+}
+
+#[test]
+fn bytes_are_sent_and_received_without_waiting_or_for_a_while() {
+    let (a, b) = Connection::builder().capacity(1).bytes(0).build::<u8, u8>().unwrap();
+    let (soon, mut buffer) = (Duration::from_millis(10), [0; 4]);
+    assert!(matches!(b.try_recv_bytes(None), Err(RecvError::Empty)));
+    assert!(matches!(b.try_recv_bytes_into(&mut buffer), Err(RecvError::Empty)));
+    assert!(matches!(b.recv_bytes_timeout(None, soon), Err(RecvError::Timeout(None))));
+    assert!(matches!(b.recv_bytes_into_timeout(&mut buffer, soon), Err(RecvError::Timeout(None))));
+    a.try_send_bytes(b"abc").unwrap();
+    assert!(matches!(a.try_send_bytes(b"d"), Err(SendError::Full(()))));
+    assert!(matches!(a.send_bytes_timeout(b"d", soon), Err(SendError::Timeout((), None))));
+    assert_eq!(b.try_recv_bytes(None).unwrap(), b"abc");
+    a.send_bytes_timeout(b"de", soon).unwrap();
+    assert_eq!((b.try_recv_bytes_into(&mut buffer).unwrap(), &buffer[..2]), (2, &b"de"[..]));
+    a.send_bytes(b"f").unwrap();
+    assert_eq!((b.recv_bytes_into_timeout(&mut buffer, soon).unwrap(), buffer[0]), (1, b'f'));
+    a.send_bytes(b"g").unwrap();
+    drop(a);
+    assert_eq!(b.recv_bytes_timeout(None, soon).unwrap(), b"g");
+    assert!(matches!(b.recv_bytes(None), Err(RecvError::Disconnected(None))));
+    assert!(matches!(b.try_recv_bytes_into(&mut buffer), Err(RecvError::Disconnected(None))));
+    assert!(matches!(b.send_bytes(b"h"), Err(SendError::Disconnected((), None))));
 }

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
+use super::bytes::Target;
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
 use crate::error::{Error, ErrorKind};
@@ -256,7 +257,7 @@ impl Mailbox {
 
     /// Takes the oldest message into `bytes`, if there is one.
     #[inline]
-    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<News, Refused> {
+    pub fn try_recv(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, Refused> {
         let ring = self.ring();
         let taken = match ring.take(&self.cache, lane) {
             Ok(taken) => taken,
@@ -282,7 +283,7 @@ impl Mailbox {
         &self,
         lane: Lane,
         data: &ShmSlice<'_>,
-        bytes: &mut Vec<u8>,
+        bytes: &mut impl Target,
         news: &mut News,
     ) -> Result<Option<Run>, Error> {
         let head = Head::read(data)?;
@@ -292,7 +293,7 @@ impl Mailbox {
         }
         match head.kind {
             INLINE => {
-                data.read_into(head.payload_at(), head.len, bytes);
+                bytes.fill(data, head.payload_at(), head.len);
                 Ok(None)
             }
             BLOCK => self.read_block(lane, &head, data, bytes).map(Some),
@@ -301,7 +302,7 @@ impl Mailbox {
     }
 
     #[cold]
-    fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
+    fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut impl Target) -> Result<Run, Error> {
         let (page, generation, len) = head.block(data)?;
         let segment = self.object.segment();
         let run = segment.check_run(page, generation, self.object.id().word()).filter(|run| len <= run.bytes() as u64);
@@ -309,7 +310,7 @@ impl Mailbox {
             let found = format!("page {page} generation {generation}, {len} B");
             return Err(Error::corrupt("message", "block", found, "a block of this queue"));
         };
-        segment.run_slice(run).read_into(0, len as usize, bytes);
+        bytes.fill(&segment.run_slice(run), 0, len as usize);
         segment.retire(run, lane);
         Ok(run)
     }
@@ -336,7 +337,7 @@ impl Mailbox {
     pub fn recv(
         &self,
         lane: Lane,
-        bytes: &mut Vec<u8>,
+        bytes: &mut impl Target,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<News, Ended> {

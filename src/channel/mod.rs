@@ -1,5 +1,6 @@
 //! Typed, blocking communication: [`Queue`] and [`pipe`].
 
+mod bytes;
 mod codec;
 mod error;
 mod layout;

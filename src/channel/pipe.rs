@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::bytes::Target;
 use super::codec;
 use super::error::{RecvError, SendError};
 use super::layout;
-use super::mailbox::{Ended, Mailbox, Refused};
+use super::mailbox::{Ended, Mailbox, News, Refused};
 use super::one_way::{Never, ONE_WAY, is_one_way};
 use super::record::Handle;
 use crate::error::Error;
@@ -200,10 +201,10 @@ impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
             Err(e) => return Err(SendError::Failed(value, e)),
         };
         let sent = match codec::as_bytes(&value) {
-            Some(bytes) => Ok(self.send_bytes(lane, bytes, &[], deadline)),
+            Some(bytes) => Ok(self.send_encoded(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
                 let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
-                encoded.map(|()| self.send_bytes(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
+                encoded.map(|()| self.send_encoded(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
             }),
         };
         match sent {
@@ -213,11 +214,6 @@ impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
             Ok(Err(Ended::Stopped)) => Err(SendError::Disconnected(value, self.last_dead())),
             Ok(Err(Ended::Failed(e))) => Err(SendError::Failed(value, e)),
         }
-    }
-
-    #[inline]
-    fn send_bytes(&self, lane: Lane, bytes: &[u8], handles: &[Handle], deadline: Deadline) -> Result<(), Ended> {
-        self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed())
     }
 }
 
@@ -236,16 +232,9 @@ impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Empty`].
     pub fn try_recv(&self) -> Result<U, RecvError> {
-        let lane = self.inner.object.segment().lane().map_err(RecvError::Failed)?;
-        // Looked at first: what was sent before the other end closed still counts.
-        let closed = self.is_peer_closed();
-        let received = codec::received(|buffer| self.inner.incoming.try_recv(lane, buffer));
-        received.map(|(value, _)| value).map_err(|e| match e {
-            Ok(Refused::NotNow) if closed => RecvError::Disconnected(self.last_dead()),
-            Ok(Refused::NotNow) => RecvError::Empty,
-            Ok(Refused::Failed(e)) => RecvError::Failed(e),
-            Err(e) => RecvError::Decode(e),
-        })
+        let lane = self.lane().map_err(RecvError::Failed)?;
+        let received = codec::received(|buffer| self.try_recv_encoded(lane, buffer));
+        received.map(|(value, _)| value).map_err(|e| e.unwrap_or_else(RecvError::Decode))
     }
 
     /// Receives the oldest message, waiting at most `timeout` for one.
@@ -258,15 +247,9 @@ impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
 
     #[inline]
     fn recv_by(&self, deadline: Deadline) -> Result<U, RecvError> {
-        let lane = self.inner.object.segment().lane().map_err(RecvError::Failed)?;
-        let stop = || self.is_peer_closed();
-        let received = codec::received(|buffer| self.inner.incoming.recv(lane, buffer, deadline, stop));
-        received.map(|(value, _)| value).map_err(|e| match e {
-            Ok(Ended::Timeout(holder)) => RecvError::Timeout(holder),
-            Ok(Ended::Stopped) => RecvError::Disconnected(self.last_dead()),
-            Ok(Ended::Failed(e)) => RecvError::Failed(e),
-            Err(e) => RecvError::Decode(e),
-        })
+        let lane = self.lane().map_err(RecvError::Failed)?;
+        let received = codec::received(|buffer| self.recv_encoded(lane, buffer, deadline));
+        received.map(|(value, _)| value).map_err(|e| e.unwrap_or_else(RecvError::Decode))
     }
 
     /// Waits until there is something to receive, a message or the end of file, at most `timeout` (`None` for ever).
@@ -293,11 +276,52 @@ impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
 
 impl<T, U> Connection<T, U> {
     #[inline]
-    fn is_peer_closed(&self) -> bool {
+    pub(super) fn lane(&self) -> Result<Lane, Error> {
+        self.inner.object.segment().lane()
+    }
+
+    #[inline]
+    pub(super) fn send_encoded(
+        &self,
+        lane: Lane,
+        bytes: &[u8],
+        handles: &[Handle],
+        deadline: Deadline,
+    ) -> Result<(), Ended> {
+        self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed())
+    }
+
+    #[inline]
+    pub(super) fn recv_encoded(
+        &self,
+        lane: Lane,
+        bytes: &mut impl Target,
+        deadline: Deadline,
+    ) -> Result<News, RecvError> {
+        self.inner.incoming.recv(lane, bytes, deadline, || self.is_peer_closed()).map_err(|e| match e {
+            Ended::Timeout(holder) => RecvError::Timeout(holder),
+            Ended::Stopped => RecvError::Disconnected(self.last_dead()),
+            Ended::Failed(e) => RecvError::Failed(e),
+        })
+    }
+
+    #[inline]
+    pub(super) fn try_recv_encoded(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, RecvError> {
+        // Looked at first: what was sent before the other end closed still counts.
+        let closed = self.is_peer_closed();
+        self.inner.incoming.try_recv(lane, bytes).map_err(|e| match e {
+            Refused::NotNow if closed => RecvError::Disconnected(self.last_dead()),
+            Refused::NotNow => RecvError::Empty,
+            Refused::Failed(e) => RecvError::Failed(e),
+        })
+    }
+
+    #[inline]
+    pub(super) fn is_peer_closed(&self) -> bool {
         !self.inner.object.is_open(1 - self.inner.object.role())
     }
 
-    fn last_dead(&self) -> Option<u32> {
+    pub(super) fn last_dead(&self) -> Option<u32> {
         let entry = self.inner.object.entry();
         (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
     }
