@@ -8,6 +8,7 @@ use kinfolk::{
     Connection, ErrorKind, GetError, Process, Queue, Receiver, RecvError, Segment, SendError, Sender, pipe, pipe_in,
     pipe_oneway,
 };
+use support::random::Random;
 use support::watchdog;
 use support::watchdog::Watchdog;
 
@@ -177,4 +178,145 @@ fn bytes_are_sent_and_received_without_waiting_or_for_a_while() {
     assert!(matches!(b.recv_bytes(None), Err(RecvError::Disconnected(None))));
     assert!(matches!(b.try_recv_bytes_into(&mut buffer), Err(RecvError::Disconnected(None))));
     assert!(matches!(b.send_bytes(b"h"), Err(SendError::Disconnected((), None))));
+}
+
+/// A message of `len` bytes that can be checked: who sent it, its number, and bytes that follow from both. A shorter one
+/// than its head is empty.
+fn sealed(sender: u32, number: u32, len: usize) -> Vec<u8> {
+    if len < 16 {
+        return Vec::new();
+    }
+    let mut message = Vec::with_capacity(len);
+    message.extend_from_slice(&sender.to_le_bytes());
+    message.extend_from_slice(&number.to_le_bytes());
+    message.extend_from_slice(&(len as u64).to_le_bytes());
+    let seed = u64::from(sender) << 32 | u64::from(number);
+    message.extend((2..len as u64 / 8).flat_map(|k| (seed ^ k).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()));
+    message.resize(len, sender as u8);
+    message
+}
+
+/// Sender and number of a message, which must be whole.
+#[track_caller]
+fn opened(message: &[u8]) -> (u32, u32) {
+    let word = |at: usize| u32::from_le_bytes(message[at..at + 4].try_into().unwrap());
+    let (sender, number) = (word(0), word(4));
+    assert!(message == sealed(sender, number, message.len()), "message {number} of {sender} is torn");
+    (sender, number)
+}
+
+#[test]
+fn many_processes_and_threads_use_both_ends_at_once_and_no_message_is_torn_or_merged() {
+    const USERS: u32 = 4;
+    const MESSAGES: u32 = 100;
+    const STOP: &[u8] = &[1];
+    type End = Connection<Vec<u8>, Vec<u8>>;
+    /// Sends from one thread and receives in two until each is stopped: what came, and how many empty messages.
+    fn user((end, done, me): (End, Sender<u32>, u32)) -> (Vec<(u32, u32)>, u32) {
+        let receive = || {
+            let (mut came, mut empty) = (Vec::new(), 0);
+            loop {
+                match end.recv().unwrap() {
+                    message if message == STOP => return (came, empty),
+                    message if message.is_empty() => empty += 1,
+                    message => came.push(opened(&message)),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let others = [scope.spawn(receive), scope.spawn(receive)];
+            let mut random = Random::new(u64::from(me) + 1);
+            let mut empty = 0;
+            for number in 0..MESSAGES {
+                let small = random.below(2) == 0;
+                let message = sealed(me, number, random.below(if small { 200 } else { 300 << 10 }) as usize);
+                empty += u32::from(message.is_empty());
+                end.send(message).unwrap();
+            }
+            done.send(empty).unwrap();
+            others.into_iter().fold((Vec::new(), 0), |(mut came, empty), other| {
+                let other = other.join().unwrap();
+                came.extend(other.0);
+                (came, empty + other.1)
+            })
+        })
+    }
+    let _guard = guard();
+    let (left, right) = pipe::<Vec<u8>, Vec<u8>>().unwrap();
+    let mut sides = Vec::new();
+    // Users of one end have even numbers, users of the other odd ones.
+    for (side, end) in [left.clone(), right.clone()].into_iter().enumerate() {
+        let (finished, done) = pipe_oneway::<u32>().unwrap();
+        let numbers = (0..USERS).map(|k| 2 * k + side as u32);
+        let start = |me| Process::spawn(user, (end.clone(), done.clone(), me)).unwrap();
+        sides.push((finished, numbers.map(start).collect::<Vec<_>>()));
+    }
+    let sent_empty: Vec<u32> = sides.iter().map(|(done, _)| (0..USERS).map(|_| done.recv().unwrap()).sum()).collect();
+    // Behind all the messages.
+    for _ in 0..2 * USERS {
+        left.send(STOP.to_vec()).unwrap();
+        right.send(STOP.to_vec()).unwrap();
+    }
+    for (side, (_, users)) in sides.into_iter().enumerate() {
+        let (mut came, mut empty) = (Vec::new(), 0);
+        for user in users {
+            let (numbers, none) = user.join().unwrap();
+            came.extend(numbers);
+            empty += none;
+        }
+        let from = 1 - side as u32;
+        assert_eq!(empty, sent_empty[from as usize], "empty messages");
+        assert_eq!(came.len() as u32 + empty, USERS * MESSAGES);
+        came.sort();
+        came.dedup();
+        assert_eq!(came.len() as u32 + empty, USERS * MESSAGES, "each came once");
+        assert!(came.iter().all(|(sender, _)| sender % 2 == from));
+    }
+    assert!(!left.is_closed());
+}
+
+#[test]
+fn one_of_two_readers_takes_each_message_in_the_order_of_the_pipe() {
+    let _guard = guard();
+    let (receiver, sender) = pipe_oneway::<u64>().unwrap();
+    let reader = |receiver: Receiver<u64>| std::iter::from_fn(|| receiver.recv().ok()).collect::<Vec<_>>();
+    let readers = [(); 2].map(|()| Process::spawn(reader, receiver.clone()).unwrap());
+    drop(receiver);
+    (0..20_000).for_each(|k| sender.send(k).unwrap());
+    drop(sender);
+    let [one, two] = readers.map(|reader| reader.join().unwrap());
+    assert!(one.is_sorted() && two.is_sorted());
+    let mut all = [one, two].concat();
+    all.sort();
+    assert!(all.into_iter().eq(0..20_000));
+}
+
+#[test]
+fn the_end_of_file_is_told_to_all_who_wait_and_names_only_the_dead_of_the_other_end() {
+    let _guard = guard();
+    let (here, there) = pipe::<u8, u8>().unwrap();
+    // A user of this end dies.
+    let mate = Process::spawn(|here: Connection<u8, u8>| drop(here.recv()), here.clone()).unwrap();
+    mate.kill().unwrap();
+    mate.join().unwrap_err();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(here.poll(None).unwrap()));
+        for _ in 0..3 {
+            scope.spawn(|| assert!(matches!(here.recv(), Err(RecvError::Disconnected(None)))));
+        }
+        drop(there);
+    });
+    assert!(matches!(here.recv(), Err(RecvError::Disconnected(None))));
+    assert!(matches!(here.send(1), Err(SendError::Disconnected(1, None))));
+    assert!(here.is_closed());
+    // A user of the other end does.
+    let (here, there) = pipe::<u8, u8>().unwrap();
+    let peer = Process::spawn(|there: Connection<u8, u8>| drop(there.recv()), there.clone()).unwrap();
+    let pid = peer.pid();
+    peer.kill().unwrap();
+    peer.join().unwrap_err();
+    assert!(!here.is_closed());
+    drop(there);
+    assert!(matches!(here.recv(), Err(RecvError::Disconnected(Some(dead))) if dead == pid));
+    assert!(matches!(here.send(1), Err(SendError::Disconnected(1, Some(dead))) if dead == pid));
 }

@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as Private, Ordering::Relaxed as Lax};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -19,8 +20,8 @@ use super::record::Handle;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
 use crate::sync::Lane;
-use crate::sys::atomic::Ordering::{Acquire, Relaxed};
-use crate::sys::clock::Deadline;
+use crate::sys::atomic::Ordering::Acquire;
+use crate::sys::clock::{Deadline, now_ns};
 
 #[linkme::distributed_slice(KINDS)]
 static PIPE: Kind = Kind {
@@ -134,9 +135,15 @@ fn pair_hash<T: 'static, U: 'static>(role: usize) -> u64 {
 ///
 /// # If a peer dies
 /// What it had sent is received first; then [`recv`](Self::recv) reports the end of file and [`send`](Self::send) a broken
-/// pipe, both with the process id, as soon as no other process has the other end: at the latest after the next look (64 ms).
+/// pipe, both with the process id, as soon as no other process has the other end. A parent that joins a child makes it
+/// known at once; whoever waits finds out at the latest after the next look (64 ms), whoever only tries (`try_recv`, `poll`
+/// without time, `try_send` into a full pipe) within a millisecond. Until then a message goes into a pipe that has room.
 ///
-/// Python: `multiprocessing.connection.Connection`.
+/// Killed in the middle of `send`: that message is gone, those behind it arrive. Killed in the middle of `recv`: the message
+/// is offered again to the other users of that end. Both are counted in [`Segment::stats`]. Whoever was blocked by the dead
+/// goes on.
+///
+/// Python: `multiprocessing.connection.Connection`. There is no `fileno`: nothing of the system is behind an end.
 pub struct Connection<T, U> {
     inner: Arc<Inner>,
     values: PhantomData<fn(T) -> U>,
@@ -146,7 +153,12 @@ struct Inner {
     object: Object,
     outgoing: Mailbox,
     incoming: Mailbox,
+    /// When a call that does not wait last asked the kernel who is dead.
+    asked_ns: Private,
 }
+
+/// Calls that do not wait ask the kernel no more often than this.
+const ASK_NS: u64 = 1_000_000;
 
 impl<T: 'static, U: 'static> Connection<T, U> {
     fn from_object(object: Object) -> Result<Self, Error> {
@@ -158,7 +170,10 @@ impl<T: 'static, U: 'static> Connection<T, U> {
         };
         let outgoing = Mailbox::open(&object, bases[mine], 2 * mine)?;
         let incoming = Mailbox::open(&object, bases[theirs], 2 * theirs)?;
-        Ok(Self { inner: Arc::new(Inner { object, outgoing, incoming }), values: PhantomData })
+        Ok(Self {
+            inner: Arc::new(Inner { object, outgoing, incoming, asked_ns: Private::new(0) }),
+            values: PhantomData,
+        })
     }
 }
 
@@ -263,9 +278,9 @@ impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
         }
         let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
         if deadline.passed() {
-            return Ok(false);
+            return Ok(self.finds_deaths() && (self.inner.incoming.has_ready() || self.is_peer_closed()));
         }
-        let lane = self.inner.object.segment().lane()?;
+        let lane = self.lane()?;
         match self.inner.incoming.ready(lane, deadline, || self.is_peer_closed()) {
             Ok(()) | Err(Ended::Stopped) => Ok(true),
             Err(Ended::Timeout(_)) => Ok(false),
@@ -288,7 +303,11 @@ impl<T, U> Connection<T, U> {
         handles: &[Handle],
         deadline: Deadline,
     ) -> Result<(), Ended> {
-        self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed())
+        let sent = self.inner.outgoing.send(lane, bytes, handles, deadline, || self.is_peer_closed());
+        match sent {
+            Err(Ended::Timeout(_)) if self.finds_deaths() && self.is_peer_closed() => Err(Ended::Stopped),
+            other => other,
+        }
     }
 
     #[inline]
@@ -298,22 +317,41 @@ impl<T, U> Connection<T, U> {
         bytes: &mut impl Target,
         deadline: Deadline,
     ) -> Result<News, RecvError> {
-        self.inner.incoming.recv(lane, bytes, deadline, || self.is_peer_closed()).map_err(|e| match e {
-            Ended::Timeout(holder) => RecvError::Timeout(holder),
-            Ended::Stopped => RecvError::Disconnected(self.last_dead()),
-            Ended::Failed(e) => RecvError::Failed(e),
+        self.inner.incoming.recv(lane, bytes, deadline, || self.is_peer_closed()).or_else(|e| match e {
+            Ended::Timeout(holder) => self.try_recv_encoded(lane, bytes).map_err(|e| match e {
+                RecvError::Empty => RecvError::Timeout(holder),
+                other => other,
+            }),
+            Ended::Stopped => Err(RecvError::Disconnected(self.last_dead())),
+            Ended::Failed(e) => Err(RecvError::Failed(e)),
         })
     }
 
     #[inline]
     pub(super) fn try_recv_encoded(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, RecvError> {
-        // Looked at first: what was sent before the other end closed still counts.
-        let closed = self.is_peer_closed();
-        self.inner.incoming.try_recv(lane, bytes).map_err(|e| match e {
-            Refused::NotNow if closed => RecvError::Disconnected(self.last_dead()),
-            Refused::NotNow => RecvError::Empty,
-            Refused::Failed(e) => RecvError::Failed(e),
-        })
+        loop {
+            // Looked at first: what was sent before the other end closed still counts.
+            let closed = self.is_peer_closed();
+            return match self.inner.incoming.try_recv(lane, bytes) {
+                Ok(news) => Ok(news),
+                Err(Refused::NotNow) if closed => Err(RecvError::Disconnected(self.last_dead())),
+                Err(Refused::NotNow) if self.finds_deaths() => continue,
+                Err(Refused::NotNow) => Err(RecvError::Empty),
+                Err(Refused::Failed(e)) => Err(RecvError::Failed(e)),
+            };
+        }
+    }
+
+    /// Whether a user of the pipe turns out to be dead, now that there is nothing to do. Who waits asks the kernel now and
+    /// then; this is for those who never wait, and asks at most once in a millisecond.
+    #[cold]
+    fn finds_deaths(&self) -> bool {
+        let (now, asked) = (now_ns(), self.inner.asked_ns.load(Lax));
+        if now.saturating_sub(asked) < ASK_NS {
+            return false;
+        }
+        self.inner.asked_ns.store(now, Lax);
+        self.inner.object.bury_openers()
     }
 
     #[inline]
@@ -321,9 +359,20 @@ impl<T, U> Connection<T, U> {
         !self.inner.object.is_open(1 - self.inner.object.role())
     }
 
+    /// The process that died last with the other end.
     pub(super) fn last_dead(&self) -> Option<u32> {
-        let entry = self.inner.object.entry();
-        (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
+        let object = &self.inner.object;
+        Some(object.entry().last_dead_as[1 - object.role()].load(Acquire)).filter(|pid| *pid != 0)
+    }
+
+    /// Whether the other end is closed: everybody who had it has dropped it or died. It stays true. What was sent before
+    /// can still be received; nothing can be sent any more. A death that nobody has found yet counts after the next look:
+    /// see [`recv`](Self::recv).
+    ///
+    /// Python has `closed` for the end itself; here an end that this process has closed is one that it does not have.
+    #[doc(alias = "closed")]
+    pub fn is_closed(&self) -> bool {
+        self.is_peer_closed() || self.finds_deaths() && self.is_peer_closed()
     }
 
     /// Drops this handle. The end is closed when the last handle of it, in any process, is dropped. Python: `close()`.
@@ -374,7 +423,7 @@ mod tests {
         let (end, _other) = Connection::builder().segment(&segment).bytes(1 << 14).build::<u8, u8>().unwrap();
         let object = &end.inner.object;
         for found in [0, 1, 63, 64, 65, 128, 512, 1 << 19, 1 << 20, 1 << 31, u32::MAX] {
-            object.word32(0).store(found, Relaxed);
+            object.word32(0).store(found, crate::sys::atomic::Ordering::Relaxed);
             let error = Connection::<u8, u8>::from_object(object.clone()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{found} granules");
             assert!((PIPE.recover)(&object.view(), &|_| true).is_err());
