@@ -9,7 +9,9 @@ pub mod shared;
 pub mod sync;
 mod sys;
 
-pub use channel::{Connection, GetError, PutError, Queue, RecvError, SendError, pipe};
+pub use channel::{
+    Connection, GetError, PutError, Queue, Receiver, RecvError, SendError, Sender, pipe, pipe_in, pipe_oneway,
+};
 pub use error::{Error, ErrorKind};
 pub use process::{JoinError, Process};
 pub use segment::Segment;

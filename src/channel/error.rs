@@ -161,6 +161,9 @@ pub enum RecvError {
     Timeout(Option<Holder>),
     /// A message came that is not a value of this type. It is consumed.
     Decode(Error),
+    /// A message came that is longer than the buffer, or than was asked for. It is consumed, and all of it is here.
+    /// Python: `BufferTooShort`.
+    BufferTooShort(Vec<u8>),
     /// The segment failed: no lane for this thread, or impossible bytes.
     Failed(Error),
 }
@@ -172,6 +175,7 @@ impl fmt::Display for RecvError {
             Self::Disconnected(Some(pid)) => write!(f, "receive: end of file; process {pid} died with the other end"),
             Self::Empty => write!(f, "receive: no message"),
             Self::Timeout(holder) => write!(f, "receive: no message until the time-out{}", by(holder)),
+            Self::BufferTooShort(message) => write!(f, "receive: the message has {} B, too many", message.len()),
             Self::Decode(e) | Self::Failed(e) => write!(f, "receive: {e}"),
         }
     }

@@ -22,6 +22,10 @@ pub(super) const CARRIES_AT: usize = 12;
 
 /// Granules of 64 bytes; the smallest record fills one cache line.
 pub(super) const GRANULE_SHIFT: u32 = 6;
+/// The smallest ring.
+pub(super) const MIN_GRANULES: u32 = 64;
+/// The largest ring: positions and counts have 19 bits in its words.
+pub(super) const MAX_GRANULES: u32 = 1 << 19;
 /// Bytes that a mailbox of `granules` takes.
 pub(super) const fn bytes_for(granules: u32) -> usize {
     WORDS_AT + granules as usize * (3 * 8 + (1 << GRANULE_SHIFT))
@@ -54,7 +58,10 @@ impl Numbers {
         if shift != GRANULE_SHIFT {
             return Err(Error::corrupt("mailbox", "granule shift", shift, GRANULE_SHIFT));
         }
-        if !granules.is_power_of_two() || !(64..=1 << 19).contains(&granules) || bytes_for(granules) > room {
+        if !granules.is_power_of_two()
+            || !(MIN_GRANULES..=MAX_GRANULES).contains(&granules)
+            || bytes_for(granules) > room
+        {
             return Err(Error::corrupt("mailbox", "granules", granules, format!("a power of two that fits {room} B")));
         }
         Ok(Self { base, granules, max_items })

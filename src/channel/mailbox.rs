@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
+use super::bytes::Target;
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
 use crate::error::{Error, ErrorKind};
@@ -290,7 +291,7 @@ impl Mailbox {
 
     /// Takes the oldest message into `bytes`, if there is one.
     #[inline]
-    pub fn try_recv(&self, lane: Lane, bytes: &mut Vec<u8>) -> Result<News, Refused> {
+    pub fn try_recv(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, Refused> {
         let taken = self.take(lane)?;
         let data = self.record(taken.position, taken.n);
         let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
@@ -341,7 +342,7 @@ impl Mailbox {
         &self,
         lane: Lane,
         data: &ShmSlice<'_>,
-        bytes: &mut Vec<u8>,
+        bytes: &mut impl Target,
         news: &mut News,
     ) -> Result<Option<Run>, Error> {
         let head = Head::read(data)?;
@@ -351,7 +352,7 @@ impl Mailbox {
         }
         match head.kind {
             INLINE => {
-                data.read_into(head.payload_at(), head.len, bytes);
+                bytes.fill(data, head.payload_at(), head.len);
                 Ok(None)
             }
             BLOCK => self.read_block(lane, &head, data, bytes).map(Some),
@@ -360,10 +361,10 @@ impl Mailbox {
     }
 
     #[cold]
-    fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut Vec<u8>) -> Result<Run, Error> {
+    fn read_block(&self, lane: Lane, head: &Head, data: &ShmSlice<'_>, bytes: &mut impl Target) -> Result<Run, Error> {
         let (run, len) = self.block_of(head, data)?;
         let segment = self.object.segment();
-        segment.run_slice(run).read_into(0, len, bytes);
+        bytes.fill(&segment.run_slice(run), 0, len);
         segment.retire(run, lane);
         Ok(run)
     }
@@ -403,7 +404,7 @@ impl Mailbox {
     pub fn recv(
         &self,
         lane: Lane,
-        bytes: &mut Vec<u8>,
+        bytes: &mut impl Target,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<News, Ended> {

@@ -107,6 +107,7 @@ impl Inner {
         for count in [&entry.departures, &entry.deaths, &entry.last_dead] {
             count.store(0, Relaxed);
         }
+        entry.last_dead_as.iter().for_each(|pid| pid.store(0, Relaxed));
         let made = self.alloc(lane, bytes, id.word()).and_then(|run| {
             let at = self.geometry.page_at(run.page);
             self.slice(at, bytes.next_multiple_of(8)).clear();

@@ -136,7 +136,7 @@ fn a_directory_entry_is_as_documented() {
         deaths,
         last_dead,
         reserved,
-        reserved_too,
+        last_dead_as,
         waits,
         spare,
     });

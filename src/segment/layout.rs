@@ -188,8 +188,8 @@ pub struct ObjectBlock {
     pub last_dead: AtomicU32,
     /// Spare.
     pub reserved: AtomicU32,
-    /// Spare.
-    pub reserved_too: AtomicU64,
+    /// The same for each role: of the last that died with it.
+    pub last_dead_as: [AtomicU32; 2],
     /// What the object's users sleep on. Here and not in the object's memory, so that anybody may wake them without
     /// keeping the object in place: waking the users of a later object does no harm.
     pub waits: [WaitBlock; WAITS],

@@ -252,6 +252,10 @@ impl Inner {
             entry.deaths.fetch_add(1, AcqRel);
         }
         for role in 0..2 {
+            if let Some(pid) = died.filter(|_| self.has_bit(id.index, role, row)) {
+                // Before the bit goes (AcqRel), so that who misses the bit finds this.
+                entry.last_dead_as[role].store(pid, Relaxed);
+            }
             self.leave_entry(id, role, row);
         }
     }
