@@ -122,6 +122,16 @@ impl Mailbox {
         self.ring().len()
     }
 
+    /// Whether a message of one granule would find room.
+    pub fn has_room(&self) -> bool {
+        self.ring().has_room(1, self.max_items())
+    }
+
+    /// Most messages that may wait, if that is limited.
+    pub fn capacity(&self) -> Option<usize> {
+        (self.numbers.max_items != 0).then_some(self.numbers.max_items as usize)
+    }
+
     fn max_items(&self) -> u32 {
         match self.numbers.max_items {
             0 => u32::MAX,

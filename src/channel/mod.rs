@@ -2,6 +2,7 @@
 
 mod codec;
 mod error;
+mod iter;
 mod layout;
 mod mailbox;
 mod pipe;
@@ -9,5 +10,6 @@ mod queue;
 mod record;
 
 pub use error::{GetError, PutError, RecvError, SendError};
+pub use iter::{Iter, TryIter};
 pub use pipe::{Connection, pipe};
 pub use queue::{Delivery, Queue, QueueBuilder};

@@ -329,14 +329,35 @@ impl<T> Queue<T> {
         !self.inner.mailbox.has_ready()
     }
 
-    /// Ends the use of the queue by this process: every later and every waiting call on any of its handles here gives
-    /// `Closed`. Others go on; what was put stays. Closing twice is fine. Python: `close()`.
+    /// Whether a small item would have to wait for room, at this moment: as many items wait as the capacity allows, or
+    /// the ring has no granule left. Python: `full()`.
+    #[doc(alias = "full")]
+    pub fn is_full(&self) -> bool {
+        !self.inner.mailbox.has_room()
+    }
+
+    /// How many items may wait at once; `None` if only the bytes of the ring limit them. Python: `maxsize`.
+    #[doc(alias = "maxsize")]
+    pub fn capacity(&self) -> Option<usize> {
+        self.inner.mailbox.capacity()
+    }
+
+    /// Ends the use of the queue by this process: every later and every waiting `put` and `get` on any of its clones here
+    /// gives `Closed`, `put` with its value. Others go on; what was put stays, and they get it. Closing twice is fine.
+    ///
+    /// What only looks ([`len`](Self::len), [`is_empty`](Self::is_empty), [`is_full`](Self::is_full)) goes on telling the
+    /// truth about the shared queue, where Python's raise `OSError`.
+    ///
+    /// Python: `close()`. There is nothing to join: `join_thread()` and `cancel_join_thread()` have no counterpart.
+    #[doc(alias = "join_thread")]
+    #[doc(alias = "cancel_join_thread")]
     pub fn close(&self) {
         self.inner.closed.store(true, Lax);
         self.inner.mailbox.wake_all();
     }
 
-    fn is_closed(&self) -> bool {
+    /// Whether this process has closed the queue.
+    pub fn is_closed(&self) -> bool {
         self.inner.closed.load(Lax)
     }
 }
