@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
-use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
+use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{ClaimError, Corrupt, Ring, RingCache, TakeError};
+use crate::ring::{ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
 use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
@@ -27,8 +27,18 @@ const MAX_MESSAGE: usize = 64 << 20;
 pub(super) struct News {
     /// An earlier taker died with it.
     pub redelivered: bool,
+    /// How often it was handed out, as far as is known.
+    pub deliveries: u32,
     /// Keeps the handles in it open until they are decoded.
-    _arrived: Arrived,
+    pub _arrived: Arrived,
+}
+
+/// Why a record that was taken is not kept elsewhere.
+pub(super) enum Unkept {
+    /// It cannot be read, by nobody.
+    Unreadable(Error),
+    /// There is no room for it: it goes back.
+    NoRoom(Error),
 }
 
 /// Why nothing was taken or stored at once.
@@ -183,10 +193,7 @@ impl Mailbox {
         let segment = self.object.segment();
         let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
         segment.run_slice(run).write(0, bytes);
-        let mut payload = [0u8; BLOCK_PAYLOAD];
-        let word = u64::from(run.page) | u64::from(run.generation) << 32;
-        payload[..8].copy_from_slice(&word.to_ne_bytes());
-        payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
+        let payload = block_payload(run, bytes.len());
         let granules = self.numbers.granules;
         let share = (bytes.len() as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
         let n = (share.min(u64::from(granules / 2)) as u32).max(least);
@@ -275,7 +282,8 @@ impl Mailbox {
         };
         self.writer.store(u64::from(taken.producer), Lax);
         let data = self.data(ring.index(taken.position), taken.n);
-        let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
+        let deliveries = 1 + u32::from(taken.redelivered);
+        let mut news = News { redelivered: taken.redelivered, deliveries, _arrived: Arrived::default() };
         let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
         let moved = ring.done(taken, self.numbers.max_items != 0)?;
@@ -322,6 +330,42 @@ impl Mailbox {
         segment.run_slice(run).read_into(0, len as usize, bytes);
         segment.retire(run, lane);
         Ok(run)
+    }
+
+    /// Whether taking is worth a try.
+    pub fn may_take(&self) -> bool {
+        self.ring().has_ready(&self.cache)
+    }
+
+    /// Takes the oldest record, lets `keep` move it elsewhere, and only then acknowledges it.
+    pub fn try_move<R>(
+        &self,
+        lane: Lane,
+        keep: impl FnOnce(&Taken, &ShmSlice<'_>) -> Result<R, Unkept>,
+    ) -> Result<R, Refused> {
+        let ring = self.ring();
+        let taken = match ring.take(&self.cache, lane) {
+            Ok(taken) => taken,
+            Err(TakeError::Empty) => return Err(Refused::NotNow),
+            Err(TakeError::Corrupt(e)) => return Err(e.into()),
+        };
+        self.writer.store(u64::from(taken.producer), Lax);
+        let kept = keep(&taken, &self.data(ring.index(taken.position), taken.n));
+        if let Err(Unkept::NoRoom(e)) = kept {
+            ring.give_back(taken);
+            self.items().notify(self.object.segment());
+            return Err(Refused::Failed(e));
+        }
+        // What was kept stays kept, also if the ring is damaged: the next call says so.
+        self.offer_room(ring.done(taken, self.numbers.max_items != 0).unwrap_or(true));
+        kept.map_err(|why| match why {
+            Unkept::Unreadable(e) | Unkept::NoRoom(e) => Refused::Failed(e),
+        })
+    }
+
+    /// Somebody who was woken for an item does not take it: somebody else may.
+    pub fn pass_on_item(&self) {
+        self.items().notify(self.object.segment());
     }
 
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
@@ -374,8 +418,9 @@ impl Mailbox {
         self.ring().has_item()
     }
 
+    /// Waits until `attempt` gives something.
     #[cold]
-    fn wait_for_item<R>(
+    pub fn wait_for_item<R>(
         &self,
         lane: Lane,
         deadline: Deadline,

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod recover;
+mod returned;
 mod stamped;
 mod waiting;
 mod word;
