@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::stamped::{Corrupt, Ring, Taken};
 use super::word::{REDO, Word};
-use crate::sys::atomic::Ordering::Release;
+use crate::sys::atomic::Ordering::{Relaxed, Release};
 
 impl Ring<'_> {
     /// Gives a record back that the caller has taken and not finished: it will be taken again, marked.
@@ -14,6 +14,7 @@ impl Ring<'_> {
         let (index, lap) = self.place(taken.position);
         // A plain store: nobody else may write this word (rule 3).
         self.take_word(index).store(Word::new(lap, REDO, 0, taken.n).0, Release);
+        self.control().redo.redelivered.fetch_add(1, Relaxed);
         self.announce_redo();
     }
 
@@ -28,6 +29,6 @@ impl Ring<'_> {
     pub fn at_rest(&self) -> Result<Option<Cursor>, Corrupt> {
         self.settle()?;
         let tail = self.tail();
-        Ok((self.head() == tail).then_some(tail))
+        Ok((tail.granules_since(self.head()) == 0).then_some(tail))
     }
 }
