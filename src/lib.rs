@@ -9,7 +9,10 @@ pub mod shared;
 pub mod sync;
 mod sys;
 
-pub use channel::{Connection, GetError, Lease, PutError, Queue, RecvError, SendError, pipe};
+pub use channel::{
+    Connection, GetError, JoinableQueue, Lease, PutError, Queue, RecvError, SendError, TaskDoneError, UnfinishedError,
+    pipe,
+};
 pub use error::{Error, ErrorKind};
 pub use process::{JoinError, Process};
 pub use segment::Segment;

@@ -3,6 +3,7 @@
 mod codec;
 mod error;
 mod iter;
+mod joinable;
 mod layout;
 mod lease;
 mod lease_layout;
@@ -14,8 +15,9 @@ mod pipe;
 mod queue;
 mod record;
 
-pub use error::{GetError, PutError, RecvError, SendError};
+pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
 pub use iter::{Iter, TryIter};
+pub use joinable::JoinableQueue;
 pub use lease::{DeadLetters, Lease};
 pub use pipe::{Connection, pipe};
 pub use queue::{Delivery, Queue, QueueBuilder};

@@ -121,6 +121,11 @@ impl QueueBuilder {
         self
     }
 
+    /// As many leases as were asked for, or `items`.
+    pub(super) fn with_some_leases(self, items: usize) -> Self {
+        if self.leases == 0 { self.leases(items) } else { self }
+    }
+
     /// After how many deliveries that were not acknowledged an item becomes a [dead letter](Queue::dead_letters), at most
     /// 65535; 0, the default, for never. A lease that is dropped counts, as does one whose holder died.
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
@@ -365,6 +370,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         attempt().unwrap_or_else(|| self.inner.mailbox.wait_for_item(lane, deadline, stop, attempt))
     }
 
+    #[cold]
+    pub(super) fn stopped(&self) -> GetError {
+        if self.is_closed() { GetError::Closed } else { GetError::Disconnected(self.disconnected()) }
+    }
+}
+
+impl<T> Queue<T> {
     /// The departures of other processes that have been reported.
     pub(super) fn reported(&self) -> u32 {
         self.inner.reported.load(Lax)
@@ -376,19 +388,14 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         object.entry().departures.load(Acquire) != reported && !object.has_others(0)
     }
 
+    /// Notes that a disconnection is reported now. The last process that died with the queue open.
     #[cold]
-    pub(super) fn stopped(&self) -> GetError {
-        if self.is_closed() {
-            return GetError::Closed;
-        }
+    pub(super) fn disconnected(&self) -> Option<u32> {
         let entry = self.inner.object.entry();
         self.inner.reported.store(entry.departures.load(Acquire), Lax);
-        let died = (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed));
-        GetError::Disconnected(died)
+        (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
     }
-}
 
-impl<T> Queue<T> {
     /// Items that were put and not got, nor are on lease. Others go on meanwhile, so the number is old when it arrives; with nobody else
     /// at work it is exact. An item that somebody is putting right now counts. Python: `qsize()`.
     #[doc(alias = "qsize")]

@@ -121,6 +121,11 @@ impl Inner {
         self.fd.as_fd()
     }
 
+    /// The number that names the segment.
+    pub(crate) fn id(&self) -> u128 {
+        self.id
+    }
+
     /// This process's row.
     #[inline]
     pub(crate) fn row(&self) -> u32 {
