@@ -10,7 +10,8 @@ pub mod sync;
 mod sys;
 
 pub use channel::{
-    Connection, GetError, PutError, Queue, Receiver, RecvError, SendError, Sender, pipe, pipe_in, pipe_oneway,
+    Connection, GetError, JoinableQueue, Lease, PutError, Queue, Receiver, RecvError, SendError, Sender, TaskDoneError,
+    UnfinishedError, pipe, pipe_in, pipe_oneway,
 };
 pub use error::{Error, ErrorKind};
 pub use process::{JoinError, Process};

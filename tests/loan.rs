@@ -100,6 +100,8 @@ fn there_is_no_loan_without_room_and_none_above_the_limit() {
     drop(message);
     drop(queue.try_loan(10).unwrap());
     assert!(matches!(queue.loan((64 << 20) + 1), Err(PutError::Failed((), _))));
+    let leased = Queue::builder().leases(4).build::<Vec<u8>>().unwrap();
+    assert!(matches!(leased.try_get_ref(), Err(GetError::Failed(_))));
     queue.close();
     assert!(matches!(queue.loan(1), Err(PutError::Closed(()))));
     assert!(matches!(queue.get_ref(), Err(GetError::Closed)));

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Files outside `src/sys/` that contain `unsafe`, and what for.
 const UNSAFE: &[(&str, &str)] = &[
+    ("src/channel/models.rs", "cells that loom watches"),
     ("src/process/child.rs", "takes over descriptors that the parent named"),
     ("src/process/entry.rs", "stands in .init_array, edits the environment before main"),
     ("src/process/function.rs", "makes a value of a function type without size"),

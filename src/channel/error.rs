@@ -182,3 +182,55 @@ impl fmt::Display for RecvError {
 }
 
 impl std::error::Error for RecvError {}
+
+/// Why no task was finished.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TaskDoneError {
+    /// This process has no open task: more were finished than got. Python: `ValueError`.
+    NoOpenTask,
+    /// The segment failed: no lane, or impossible bytes.
+    Failed(Error),
+}
+
+impl fmt::Display for TaskDoneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoOpenTask => write!(f, "task_done: called more often than tasks were got"),
+            Self::Failed(e) => write!(f, "task_done: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for TaskDoneError {}
+
+/// Why a queue of tasks was not joined.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum UnfinishedError {
+    /// Tasks are unfinished, and waiting was not asked for.
+    Unfinished,
+    /// Tasks were unfinished until the time-out. If a live process has one open, it is named.
+    Timeout(Option<Holder>),
+    /// Tasks are unfinished, and every other process that had the queue open has dropped it, ended or died since this was
+    /// last reported; the process id is that of the last that died. Reported once for each such change.
+    Disconnected(Option<u32>),
+    /// The segment failed: no lane for this thread, or impossible bytes.
+    Failed(Error),
+}
+
+impl fmt::Display for UnfinishedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfinished => write!(f, "join: tasks are unfinished"),
+            Self::Timeout(holder) => write!(f, "join: tasks were unfinished until the time-out{}", by(holder)),
+            Self::Disconnected(None) => write!(f, "join: tasks are unfinished and nobody else has the queue open"),
+            Self::Disconnected(Some(pid)) => {
+                write!(f, "join: tasks are unfinished and nobody else has the queue open; process {pid} died with it")
+            }
+            Self::Failed(e) => write!(f, "join: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for UnfinishedError {}

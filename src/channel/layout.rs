@@ -3,6 +3,7 @@
 //! ```text
 //! 0     granules u32 | granule_shift u32 | max_items u32                    written at creation, read once at opening
 //! 12    carries_handles u32                                                 1 from before the first message with handles on
+//! 16    leases u32 | max_deliveries u32                                     of a queue with leases: see lease_layout.rs
 //! 128   RingBlock
 //! 640   claim[granules] u64, ready[granules] u64, take[granules] u64
 //!       data[granules] of 2^granule_shift bytes
@@ -76,7 +77,7 @@ impl Numbers {
         view.slice(at, (n as usize) << GRANULE_SHIFT)
     }
 
-    fn ring<'a>(&self, view: &View<'a>) -> Result<Ring<'a>, Corrupt> {
+    pub fn ring<'a>(&self, view: &View<'a>) -> Result<Ring<'a>, Corrupt> {
         let words = |which| view.blocks::<AtomicU64>(self.words_at(which), self.granules as usize);
         Ring::new(view.block(self.base + RING_AT), words(0), words(1), words(2))
     }
@@ -112,10 +113,15 @@ pub(super) fn linked(view: &View<'_>, base: usize, f: &mut dyn FnMut(u32)) -> Re
     .map_err(corrupt)
 }
 
+/// Whether messages in the mailbox at `base` may carry handles.
+pub(super) fn carries_handles(view: &View<'_>, base: usize) -> bool {
+    view.block::<AtomicU32>(base + CARRIES_AT).load(Relaxed) != 0
+}
+
 /// Names the handles in the messages in the mailbox at `base`.
 pub(super) fn handles(view: &View<'_>, base: usize, f: NameHandle<'_>) -> Result<(), Error> {
     let numbers = Numbers::read(view, base)?;
-    if view.block::<AtomicU32>(base + CARRIES_AT).load(Relaxed) == 0 {
+    if !carries_handles(view, base) {
         return Ok(());
     }
     let ring = numbers.ring(view).map_err(corrupt)?;

@@ -9,10 +9,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::error::{GetError, PutError, RecvError, SendError};
-use super::mailbox::{Ended, MAX_MESSAGE, Mailbox, Refused, block_payload};
+use super::mailbox::{Ended, MAX_MESSAGE, Mailbox, Refused};
 use super::pipe::Connection;
 use super::queue::Queue;
-use super::record::{BLOCK, BLOCK_PAYLOAD, Head, INLINE, RECORD_HEAD, Record};
+use super::record::{BLOCK, BLOCK_PAYLOAD, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use crate::error::{Error, ErrorKind};
 use crate::ring::{Claim, Taken};
 use crate::segment::{Run, ShmSlice};
@@ -297,7 +297,7 @@ impl Queue<Vec<u8>> {
     /// Takes the oldest message and leaves it where it is, waiting while the queue is empty.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// As [`get`](Self::get), and [`Failed`](GetError::Failed) if the queue was made with leases.
     pub fn get_ref(&self) -> Result<Message<'_>, GetError> {
         self.get_ref_by(Deadline::NEVER)
     }
@@ -310,7 +310,7 @@ impl Queue<Vec<u8>> {
         if self.is_closed() {
             return Err(GetError::Closed);
         }
-        let (mailbox, lane) = self.mailbox_and_lane().map_err(GetError::Failed)?;
+        let (mailbox, lane) = self.for_reading_in_place()?;
         mailbox.try_message(lane).map_err(|e| match e {
             Refused::NotNow => GetError::Empty,
             Refused::Failed(e) => GetError::Failed(e),
@@ -326,11 +326,20 @@ impl Queue<Vec<u8>> {
     }
 
     #[inline]
+    fn for_reading_in_place(&self) -> Result<(&Mailbox, Lane), GetError> {
+        if self.has_leases() {
+            let message = "the queue has leases: what is given back lies elsewhere, and get or lease copies it";
+            return Err(GetError::Failed(Error::new(ErrorKind::InvalidInput, "get in place", message)));
+        }
+        self.mailbox_and_lane().map_err(GetError::Failed)
+    }
+
+    #[inline]
     fn get_ref_by(&self, deadline: Deadline) -> Result<Message<'_>, GetError> {
         if self.is_closed() {
             return Err(GetError::Closed);
         }
-        let (mailbox, lane) = self.mailbox_and_lane().map_err(GetError::Failed)?;
+        let (mailbox, lane) = self.for_reading_in_place()?;
         mailbox.message(lane, deadline, self.stop()).map_err(|e| self.get_error(e))
     }
 }

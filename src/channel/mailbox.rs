@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
 use super::bytes::Target;
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
-use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record};
+use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use crate::error::{Error, ErrorKind};
 use crate::ring::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
@@ -28,8 +28,18 @@ pub(super) const MAX_MESSAGE: usize = 64 << 20;
 pub(super) struct News {
     /// An earlier taker died with it.
     pub redelivered: bool,
+    /// How often it was handed out, as far as is known.
+    pub deliveries: u32,
     /// Keeps the handles in it open until they are decoded.
-    _arrived: Arrived,
+    pub _arrived: Arrived,
+}
+
+/// Why a record that was taken is not kept elsewhere.
+pub(super) enum Unkept {
+    /// It cannot be read, by nobody.
+    Unreadable(Error),
+    /// There is no room for it: it goes back.
+    NoRoom(Error),
 }
 
 /// Why nothing was taken or stored at once.
@@ -60,15 +70,6 @@ pub(super) enum Ended {
     Stopped,
     /// The segment failed.
     Failed(Error),
-}
-
-/// The payload that stands for a message of `bytes` bytes in a run.
-pub(super) fn block_payload(run: Run, bytes: usize) -> [u8; BLOCK_PAYLOAD] {
-    let mut payload = [0; BLOCK_PAYLOAD];
-    let word = u64::from(run.page) | u64::from(run.generation) << 32;
-    payload[..8].copy_from_slice(&word.to_ne_bytes());
-    payload[8..].copy_from_slice(&(bytes as u64).to_ne_bytes());
-    payload
 }
 
 /// One direction of messages, open in this process.
@@ -132,6 +133,16 @@ impl Mailbox {
     /// Messages that are committed and not taken, and those being written.
     pub fn len(&self) -> usize {
         self.ring().len()
+    }
+
+    /// Whether a message of one granule would find room.
+    pub fn has_room(&self) -> bool {
+        self.ring().has_room(1, self.max_items())
+    }
+
+    /// Most messages that may wait, if that is limited.
+    pub fn capacity(&self) -> Option<usize> {
+        (self.numbers.max_items != 0).then_some(self.numbers.max_items as usize)
     }
 
     fn max_items(&self) -> u32 {
@@ -294,7 +305,8 @@ impl Mailbox {
     pub fn try_recv(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, Refused> {
         let taken = self.take(lane)?;
         let data = self.record(taken.position, taken.n);
-        let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
+        let deliveries = 1 + u32::from(taken.redelivered);
+        let mut news = News { redelivered: taken.redelivered, deliveries, _arrived: Arrived::default() };
         let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
         self.done(taken, read.as_ref().ok().copied().flatten())?;
@@ -382,6 +394,37 @@ impl Mailbox {
         }
     }
 
+    /// Whether taking is worth a try.
+    pub fn may_take(&self) -> bool {
+        self.ring().has_ready(&self.cache)
+    }
+
+    /// Takes the oldest record, lets `keep` move it elsewhere, and only then acknowledges it.
+    pub fn try_move<R>(
+        &self,
+        lane: Lane,
+        keep: impl FnOnce(&Taken, &ShmSlice<'_>) -> Result<R, Unkept>,
+    ) -> Result<R, Refused> {
+        let ring = self.ring();
+        let taken = self.take(lane)?;
+        let kept = keep(&taken, &self.record(taken.position, taken.n));
+        if let Err(Unkept::NoRoom(e)) = kept {
+            ring.give_back(taken);
+            self.items().notify(self.object.segment());
+            return Err(Refused::Failed(e));
+        }
+        // What was kept stays kept, also if the ring is damaged: the next call says so.
+        self.offer_room(ring.done(taken, self.numbers.max_items != 0).unwrap_or(true));
+        kept.map_err(|why| match why {
+            Unkept::Unreadable(e) | Unkept::NoRoom(e) => Refused::Failed(e),
+        })
+    }
+
+    /// Somebody who was woken for an item does not take it: somebody else may.
+    pub fn pass_on_item(&self) {
+        self.items().notify(self.object.segment());
+    }
+
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
     /// receiver on one CPU change places once for many messages.
     #[inline]
@@ -432,6 +475,7 @@ impl Mailbox {
         self.ring().has_item()
     }
 
+    /// Waits until `attempt` gives something.
     #[cold]
     pub fn wait_for_item<R>(
         &self,

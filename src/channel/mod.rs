@@ -3,16 +3,26 @@
 mod bytes;
 mod codec;
 mod error;
+mod iter;
+mod joinable;
 mod layout;
+mod lease;
+mod lease_layout;
+mod lease_table;
+mod leases;
 mod loan;
 mod mailbox;
+mod models;
 mod one_way;
 mod pipe;
 mod pipe_builder;
 mod queue;
 mod record;
 
-pub use error::{GetError, PutError, RecvError, SendError};
+pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
+pub use iter::{Iter, TryIter};
+pub use joinable::JoinableQueue;
+pub use lease::{DeadLetters, Lease};
 pub use loan::{Loan, Message};
 pub use one_way::{Never, Receiver, Sender, pipe_oneway};
 pub use pipe::{Connection, pipe, pipe_in};

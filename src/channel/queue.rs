@@ -12,7 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::codec;
 use super::error::{GetError, PutError};
 use super::layout;
-use super::mailbox::{Ended, Mailbox, Refused};
+use super::lease_layout::{self, MAX_LEASES};
+use super::lease_table::LeaseTable;
+use super::leases::MOST_DELIVERIES;
+use super::mailbox::{Ended, Mailbox, News, Refused};
 use super::record::Handle;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
@@ -21,14 +24,14 @@ use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
 
 #[linkme::distributed_slice(KINDS)]
-static QUEUE: Kind = Kind {
+pub(super) static QUEUE: Kind = Kind {
     code: 1,
     name: "queue",
-    count: |view, dead| layout::count(view, 0, dead),
-    recover: |view, dead| layout::recover(view, 0, dead),
-    linked: |view, f| layout::linked(view, 0, f),
-    handles: |view, f| layout::handles(view, 0, f),
-    describe: |view| layout::describe(view, 0),
+    count: |view, dead| lease_layout::count(view, dead),
+    recover: |view, dead| lease_layout::recover(view, dead),
+    linked: |view, f| lease_layout::linked(view, f),
+    handles: |view, f| lease_layout::handles(view, f),
+    describe: |view| lease_layout::describe(view),
 };
 
 /// The largest ring: positions and counts have 19 bits in its words.
@@ -61,13 +64,14 @@ const MIN_GRANULES: u32 = 1 << 10;
 /// ```
 #[doc(alias = "SimpleQueue")]
 pub struct Queue<T> {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     values: PhantomData<fn(T) -> T>,
 }
 
-struct Inner {
-    object: Object,
-    mailbox: Mailbox,
+pub(super) struct Inner {
+    pub object: Object,
+    pub mailbox: Mailbox,
+    pub leases: Option<Arc<LeaseTable>>,
     closed: AtomicBool,
     /// Departures of other processes that have been reported.
     reported: Private,
@@ -81,6 +85,8 @@ pub struct Delivery<T> {
     pub value: T,
     /// Somebody took it before and died before it had been copied, so it comes late and out of order.
     pub redelivered: bool,
+    /// How often it was handed out, this time included; of a queue without leases, 1 or 2.
+    pub deliveries: u32,
 }
 
 /// Sizes of a new queue other than the defaults.
@@ -88,6 +94,8 @@ pub struct Delivery<T> {
 pub struct QueueBuilder {
     capacity: usize,
     bytes: Option<usize>,
+    leases: usize,
+    max_deliveries: u32,
     segment: Option<Segment>,
 }
 
@@ -105,6 +113,26 @@ impl QueueBuilder {
         self
     }
 
+    /// How many items may be on [`lease`](Queue::lease) at once, at most 65536; 0, the default, for a queue without leases.
+    /// Each takes 272 bytes, in use or not, and 64 KiB more while an item of more than 256 bytes is on lease. Dead letters
+    /// keep their leases until they are drained.
+    pub fn leases(mut self, items: usize) -> Self {
+        self.leases = items;
+        self
+    }
+
+    /// As many leases as were asked for, or `items`.
+    pub(super) fn with_some_leases(self, items: usize) -> Self {
+        if self.leases == 0 { self.leases(items) } else { self }
+    }
+
+    /// After how many deliveries that were not acknowledged an item becomes a [dead letter](Queue::dead_letters), at most
+    /// 65535; 0, the default, for never. A lease that is dropped counts, as does one whose holder died.
+    pub fn max_deliveries(mut self, deliveries: u32) -> Self {
+        self.max_deliveries = deliveries;
+        self
+    }
+
     /// The segment to make it in, instead of the family's.
     pub fn segment(mut self, segment: &Segment) -> Self {
         self.segment = Some(segment.clone());
@@ -114,12 +142,26 @@ impl QueueBuilder {
     /// Makes the queue.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] for a capacity above 524288, [`OutOfSpace`](ErrorKind::OutOfSpace) if the segment is full.
+    /// [`ErrorKind::InvalidInput`] for a number above its limit, or a limit of deliveries without leases;
+    /// [`OutOfSpace`](ErrorKind::OutOfSpace) if the segment is full.
     pub fn build<T: Serialize + DeserializeOwned + 'static>(self) -> Result<Queue<T>, Error> {
+        Queue::from_object(self.build_object(type_hash::<T>())?)
+    }
+
+    /// Makes the object of a queue whose values `type_hash` names.
+    pub(super) fn build_object(self, type_hash: u64) -> Result<Object, Error> {
         let segment = self.segment.map_or_else(Segment::family, Ok)?;
+        let refuse = |message| Err(Error::new(ErrorKind::InvalidInput, "create queue", message));
         if self.capacity > MAX_GRANULES as usize {
-            let message = format!("capacity {}, expected at most {MAX_GRANULES}, or 0 for no limit", self.capacity);
-            return Err(Error::new(ErrorKind::InvalidInput, "create queue", message));
+            return refuse(format!("capacity {}, expected at most {MAX_GRANULES}, or 0 for no limit", self.capacity));
+        }
+        if self.leases > MAX_LEASES as usize || self.max_deliveries > MOST_DELIVERIES {
+            let (leases, deliveries) = (self.leases, self.max_deliveries);
+            let limits = format!("at most {MAX_LEASES} and {MOST_DELIVERIES}");
+            return refuse(format!("{leases} leases and {deliveries} deliveries, expected {limits}"));
+        }
+        if self.leases == 0 && self.max_deliveries > 0 {
+            return refuse(format!("{} deliveries of a queue without leases", self.max_deliveries));
         }
         let capacity = self.capacity as u32;
         let granules = match (self.bytes, capacity) {
@@ -128,19 +170,22 @@ impl QueueBuilder {
             (None, n) => (n.saturating_mul(8)).clamp(MIN_GRANULES, DEFAULT_GRANULES),
         };
         let granules = granules.max(capacity).next_power_of_two();
-        let bytes = layout::object_bytes(&[granules]);
-        let mut made = Object::create(&segment, &QUEUE, type_hash::<T>(), bytes, &[0], |view| {
+        let leases = self.leases as u32;
+        let bytes =
+            if leases == 0 { layout::object_bytes(&[granules]) } else { lease_layout::object_bytes(granules, leases) };
+        let mut made = Object::create(&segment, &QUEUE, type_hash, bytes, &[0], |view| {
             layout::init(view, 0, granules, capacity);
+            lease_layout::init(view, leases, self.max_deliveries);
             Ok(())
         })?;
-        Queue::from_object(made.pop().expect("one role, one handle"))
+        Ok(made.pop().expect("one role, one handle"))
     }
 }
 
 impl Queue<()> {
     /// Sizes other than the defaults, for a queue of any type.
     pub fn builder() -> QueueBuilder {
-        QueueBuilder { capacity: 0, bytes: None, segment: None }
+        QueueBuilder { capacity: 0, bytes: None, leases: 0, max_deliveries: 0, segment: None }
     }
 }
 
@@ -161,10 +206,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         Self::from_object(Object::open(segment, id, 0, &QUEUE, type_hash::<T>())?)
     }
 
-    fn from_object(object: Object) -> Result<Self, Error> {
+    pub(super) fn from_object(object: Object) -> Result<Self, Error> {
         let mailbox = Mailbox::open(&object, 0, 0)?;
         let reported = Private::new(object.entry().departures.load(Acquire));
-        let inner = Arc::new(Inner { object, mailbox, closed: AtomicBool::new(false), reported });
+        let leases = LeaseTable::open(&object)?;
+        let inner = Arc::new(Inner { object, mailbox, leases, closed: AtomicBool::new(false), reported });
         Ok(Self { inner, values: PhantomData })
     }
 
@@ -254,7 +300,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             return Err(GetError::Closed);
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
-        let received = codec::received(|buffer| self.inner.mailbox.try_recv(lane, buffer));
+        let received = codec::received(|buffer| self.try_recv(lane, buffer));
         received.map(|(value, _)| value).map_err(|e| match e {
             Ok(Refused::NotNow) => GetError::Empty,
             Ok(Refused::Failed(e)) => GetError::Failed(e),
@@ -284,36 +330,107 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             return Err(GetError::Closed);
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
-        let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, self.stop()));
-        received.map(|(value, news)| Delivery { value, redelivered: news.redelivered }).map_err(|e| match e {
+        let received = codec::received(|buffer| match self.inner.leases {
+            None => self.inner.mailbox.recv(lane, buffer, deadline, self.stop()),
+            Some(_) => self.recv_with_leases(lane, buffer, deadline, self.stop()),
+        });
+        let delivery =
+            |(value, news): (T, News)| Delivery { value, redelivered: news.redelivered, deliveries: news.deliveries };
+        received.map(delivery).map_err(|e| match e {
             Ok(ended) => self.get_error(ended),
             Err(e) => GetError::Decode(e),
         })
     }
+
+    /// Takes the oldest message, one that was given back before others.
+    #[inline]
+    fn try_recv(&self, lane: Lane, buffer: &mut Vec<u8>) -> Result<News, Refused> {
+        let again = self.inner.leases.as_ref().and_then(|leases| leases.try_get_again(buffer));
+        again.unwrap_or_else(|| self.inner.mailbox.try_recv(lane, buffer))
+    }
+
+    fn recv_with_leases(
+        &self,
+        lane: Lane,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<News, Ended> {
+        let mut attempt = || match self.try_recv(lane, buffer) {
+            Ok(news) => Some(Ok(news)),
+            Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
+            Err(Refused::NotNow) => None,
+        };
+        attempt().unwrap_or_else(|| self.inner.mailbox.wait_for_item(lane, deadline, stop, attempt))
+    }
 }
 
 impl<T> Queue<T> {
-    /// Items that were put and not got. Others go on meanwhile, so the number is old when it arrives; with nobody else
+    /// The departures of other processes that have been reported.
+    pub(super) fn reported(&self) -> u32 {
+        self.inner.reported.load(Lax)
+    }
+
+    /// Whether some other process gave the queue up since `reported`, and none has it any more.
+    pub(super) fn is_abandoned(&self, reported: u32) -> bool {
+        let object = &self.inner.object;
+        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
+    }
+
+    /// Notes that a disconnection is reported now. The last process that died with the queue open.
+    #[cold]
+    pub(super) fn disconnected(&self) -> Option<u32> {
+        let entry = self.inner.object.entry();
+        self.inner.reported.store(entry.departures.load(Acquire), Lax);
+        (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed))
+    }
+
+    /// Items that were put and not got, nor are on lease. Others go on meanwhile, so the number is old when it arrives; with nobody else
     /// at work it is exact. An item that somebody is putting right now counts. Python: `qsize()`.
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
-        self.inner.mailbox.len()
+        let given_back = self.inner.leases.as_ref().map_or(0, |leases| leases.tally().waiting);
+        self.inner.mailbox.len() + given_back
     }
 
     /// Whether there is no item to get, at this moment. Python: `empty()`.
     #[doc(alias = "empty")]
     pub fn is_empty(&self) -> bool {
-        !self.inner.mailbox.has_ready()
+        !self.inner.mailbox.has_ready() && !self.inner.leases.as_ref().is_some_and(|leases| leases.has_waiting())
     }
 
-    /// Ends the use of the queue by this process: every later and every waiting call on any of its handles here gives
-    /// `Closed`. Others go on; what was put stays. Closing twice is fine. Python: `close()`.
+    /// Whether a small item would have to wait for room, at this moment: as many items wait as the capacity allows, or
+    /// the ring has no granule left. Python: `full()`.
+    #[doc(alias = "full")]
+    pub fn is_full(&self) -> bool {
+        !self.inner.mailbox.has_room()
+    }
+
+    /// How many items may wait at once; `None` if only the bytes of the ring limit them. Python: `maxsize`.
+    #[doc(alias = "maxsize")]
+    pub fn capacity(&self) -> Option<usize> {
+        self.inner.mailbox.capacity()
+    }
+
+    /// Ends the use of the queue by this process: every later and every waiting `put` and `get` on any of its clones here
+    /// gives `Closed`, `put` with its value. Others go on; what was put stays, and they get it. Closing twice is fine.
+    ///
+    /// What only looks ([`len`](Self::len), [`is_empty`](Self::is_empty), [`is_full`](Self::is_full)) goes on telling the
+    /// truth about the shared queue, where Python's raise `OSError`.
+    ///
+    /// Python: `close()`. There is nothing to join: `join_thread()` and `cancel_join_thread()` have no counterpart.
+    #[doc(alias = "join_thread")]
+    #[doc(alias = "cancel_join_thread")]
     pub fn close(&self) {
         self.inner.closed.store(true, Lax);
         self.inner.mailbox.wake_all();
+        if let Some(leases) = &self.inner.leases {
+            leases.wake_all();
+        }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    /// Whether this process has closed the queue.
+    pub fn is_closed(&self) -> bool {
         self.inner.closed.load(Lax)
     }
 
@@ -323,10 +440,16 @@ impl<T> Queue<T> {
         Ok((&self.inner.mailbox, self.inner.object.segment().lane()?))
     }
 
+    /// Whether items that are given back lie in a table beside the ring.
+    #[inline]
+    pub(super) fn has_leases(&self) -> bool {
+        self.inner.leases.is_some()
+    }
+
     /// What ends a wait for an item.
     #[inline]
     pub(super) fn stop(&self) -> impl Fn() -> bool {
-        let before = self.inner.reported.load(Lax);
+        let before = self.reported();
         move || self.is_closed() || self.is_abandoned(before)
     }
 
@@ -340,21 +463,9 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whether some other process gave the queue up since `reported`, and none has it any more.
-    fn is_abandoned(&self, reported: u32) -> bool {
-        let object = &self.inner.object;
-        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
-    }
-
     #[cold]
-    fn stopped(&self) -> GetError {
-        if self.is_closed() {
-            return GetError::Closed;
-        }
-        let entry = self.inner.object.entry();
-        self.inner.reported.store(entry.departures.load(Acquire), Lax);
-        let died = (entry.deaths.load(Acquire) > 0).then(|| entry.last_dead.load(Relaxed));
-        GetError::Disconnected(died)
+    pub(super) fn stopped(&self) -> GetError {
+        if self.is_closed() { GetError::Closed } else { GetError::Disconnected(self.disconnected()) }
     }
 }
 

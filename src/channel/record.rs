@@ -1,10 +1,11 @@
 //! Records: what a message looks like in the ring.
 //!
 //! `length:32 | handles:24 | kind:8`, then so many handles of `index:32 | generation:32`, `role:64`, then the payload. For
-//! kind BLOCK the payload is the run of arena pages that holds the message: `page:32 | generation:32`, `bytes:64`.
+//! kind BLOCK the payload is the run of arena pages that holds the message: `page:32 | generation:32`, `bytes:64`. In a lease
+//! table there is also kind ELSEWHERE, whose payload names the run that holds the whole record, in the same form.
 
 use crate::error::Error;
-use crate::segment::{NameHandle, ObjectId, ShmSlice};
+use crate::segment::{NameHandle, ObjectId, Run, ShmSlice};
 
 /// Bytes in front of the handles.
 pub(super) const RECORD_HEAD: usize = 8;
@@ -17,6 +18,17 @@ pub(super) const BLOCK_PAYLOAD: usize = 16;
 pub(super) const INLINE: u32 = 1;
 /// The payload names the block that holds the message.
 pub(super) const BLOCK: u32 = 2;
+/// The payload names the run that holds the record itself: one that is too long for an entry of a lease table.
+pub(super) const ELSEWHERE: u32 = 3;
+
+/// The payload that names a run with `bytes` bytes in it.
+pub(super) fn block_payload(run: Run, bytes: usize) -> [u8; BLOCK_PAYLOAD] {
+    let mut payload = [0; BLOCK_PAYLOAD];
+    let word = u64::from(run.page) | u64::from(run.generation) << 32;
+    payload[..8].copy_from_slice(&word.to_ne_bytes());
+    payload[8..].copy_from_slice(&(bytes as u64).to_ne_bytes());
+    payload
+}
 
 /// A handle in a message: the object that it is of, and its role.
 pub(super) type Handle = (ObjectId, usize);
@@ -86,9 +98,14 @@ impl Head {
         }
     }
 
+    /// Bytes of the whole record.
+    pub fn record_bytes(&self) -> usize {
+        self.payload_at() + self.len
+    }
+
     /// Page, generation and bytes of the block that the record names.
     pub fn block(&self, data: &ShmSlice<'_>) -> Result<(u32, u32, u64), Error> {
-        if self.kind != BLOCK || self.len < BLOCK_PAYLOAD {
+        if !matches!(self.kind, BLOCK | ELSEWHERE) || self.len < BLOCK_PAYLOAD {
             let found = format!("{} B of kind {}", self.len, self.kind);
             return Err(Error::corrupt("message", "block", found, format!("{BLOCK_PAYLOAD} B of kind {BLOCK}")));
         }

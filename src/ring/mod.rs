@@ -8,6 +8,7 @@ mod block;
 mod counts;
 mod cursor;
 mod recover;
+mod returned;
 mod stamped;
 mod turns;
 mod waiting;

@@ -117,13 +117,21 @@ impl Ring<'_> {
     /// # Errors
     /// If the ring is damaged.
     pub fn count(&self, dead: &dyn Fn(u16) -> bool) -> Result<Ledger, Corrupt> {
+        self.count_kept(dead, &|_| false)
+    }
+
+    /// As [`count`](Self::count), for a ring whose records may have been `kept` elsewhere before they were done.
+    ///
+    /// # Errors
+    /// If the ring is damaged.
+    pub fn count_kept(&self, dead: &dyn Fn(u16) -> bool, kept: &dyn Fn(u64) -> bool) -> Result<Ledger, Corrupt> {
         let mut ledger = Ledger::default();
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
             let take = self.load(self.take_word(record.index));
             if record.is_open_write() && dead(record.claim.lane()) {
                 ledger.vanished += 1;
-            } else if take.says(record.lap, READING) && dead(take.lane()) {
+            } else if take.says(record.lap, READING) && dead(take.lane()) && !kept(record.at.position()) {
                 ledger.redelivered += 1;
             }
             walk.step(&record);
@@ -139,6 +147,15 @@ impl Ring<'_> {
     /// # Errors
     /// If the ring is damaged.
     pub fn recover(&self, dead: &dyn Fn(u16) -> bool) -> Result<Ledger, Corrupt> {
+        self.recover_kept(dead, &|_| false)
+    }
+
+    /// As [`recover`](Self::recover), for a ring whose records may have been kept elsewhere before they were done:
+    /// `kept` says whether the dead had come so far with the record at a position. Then it is done, and not given back.
+    ///
+    /// # Errors
+    /// If the ring is damaged.
+    pub fn recover_kept(&self, dead: &dyn Fn(u16) -> bool, kept: &dyn Fn(u64) -> bool) -> Result<Ledger, Corrupt> {
         let mut ledger = Ledger::default();
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
@@ -155,12 +172,15 @@ impl Ring<'_> {
             let take = self.load(slot);
             let gives_back = !broken("recovery-gives-records-back");
             if take.says(record.lap, READING) && dead(take.lane()) && gives_back {
-                let redo = Word::new(record.lap, REDO, 0, record.n);
-                if slot.compare_exchange(take.0, redo.0, AcqRel, Relaxed).is_err() {
+                let state = if kept(record.at.position()) { DONE } else { REDO };
+                let end = Word::new(record.lap, state, 0, record.n);
+                if slot.compare_exchange(take.0, end.0, AcqRel, Relaxed).is_err() {
                     continue;
                 }
-                ledger.redelivered += 1;
-                self.control().redo.redelivered.fetch_add(1, Relaxed);
+                if state == REDO {
+                    ledger.redelivered += 1;
+                    self.control().redo.redelivered.fetch_add(1, Relaxed);
+                }
             }
             walk.step(&record);
         }

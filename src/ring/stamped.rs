@@ -172,7 +172,7 @@ impl<'a> Ring<'a> {
     }
 
     /// As `new`, without the lower bound: models have rings of two granules.
-    pub(super) fn of_any_size(
+    pub(crate) fn of_any_size(
         control: &'a RingBlock,
         claim: &'a [AtomicU64],
         ready: &'a [AtomicU64],

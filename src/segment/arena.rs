@@ -188,6 +188,12 @@ impl Inner {
         (whole && state != FREE && run.generation == generation && entry.owner.load(Relaxed) == owner).then_some(run)
     }
 
+    /// The run that starts at `page`, if it is there in that generation, whoever's it is.
+    pub(crate) fn run_at(&self, page: u32, generation: u32) -> Option<Run> {
+        let owner = (page < self.geometry.pages).then(|| self.page_entry(page).owner.load(Relaxed))?;
+        self.check_run(page, generation, owner)
+    }
+
     fn turn(&self, run: Run, from: (u64, Lane), to: (u64, Lane)) -> bool {
         let (from, to) = (run.word(from.0, from.1), run.word(to.0, to.1));
         self.page_entry(run.page).head.compare_exchange(from, to, AcqRel, Relaxed).is_ok()

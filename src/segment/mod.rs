@@ -14,6 +14,7 @@ mod object;
 mod passing;
 mod peers;
 mod pinned;
+mod process_lane;
 mod recover;
 mod shm;
 
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     id: u128,
     asymmetric: bool,
     row: Private,
+    process_lane: process_lane::ProcessLane,
     pinned: Mutex<Option<PinnedLock>>,
     fork_word: ForkWord,
     opened: Mutex<OpenedTable>,
@@ -117,6 +119,11 @@ impl Inner {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The number that names the segment.
+    pub(crate) fn id(&self) -> u128 {
+        self.id
     }
 
     /// This process's row.
@@ -255,6 +262,7 @@ impl Segment {
             id,
             asymmetric,
             row: Private::new(0),
+            process_lane: Default::default(),
             pinned: Mutex::new(None),
             fork_word,
             opened: Mutex::default(),

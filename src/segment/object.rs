@@ -59,6 +59,11 @@ impl<'a> View<'a> {
         assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "slice beyond the object");
         self.segment.slice(self.offset + offset, bytes)
     }
+
+    /// The memory of the run that the contents name, if there is one.
+    pub fn run(&self, page: u32, generation: u32) -> Option<ShmSlice<'a>> {
+        self.segment.run_at(page, generation).map(|run| self.segment.run_slice(run))
+    }
 }
 
 impl Inner {

@@ -1,0 +1,117 @@
+//! `Queue` beyond put and get: what it says of itself, iterators, closing.
+
+mod support;
+
+use std::time::Duration;
+
+use kinfolk::{GetError, Process, PutError, Queue};
+use support::watchdog;
+
+#[test]
+fn a_queue_says_how_full_it_is() {
+    let queue = Queue::<u32>::new(2).unwrap();
+    assert_eq!((queue.capacity(), queue.is_full(), queue.is_empty(), queue.len()), (Some(2), false, true, 0));
+    queue.put(1).unwrap();
+    assert!(!queue.is_full());
+    queue.put(2).unwrap();
+    assert_eq!((queue.is_full(), queue.is_empty(), queue.len()), (true, false, 2));
+    queue.get().unwrap();
+    assert!(!queue.is_full());
+
+    let bytes = Queue::builder().bytes(4096).build::<Vec<u8>>().unwrap();
+    assert_eq!(bytes.capacity(), None);
+    let mut put = 0;
+    while bytes.try_put(vec![0; 56]).is_ok() {
+        assert!(put < 64, "64 granules hold more than 64 items");
+        put += 1;
+    }
+    assert!(bytes.is_full());
+    bytes.get().unwrap();
+    assert!(!bytes.is_full() && bytes.try_put(vec![0; 56]).is_ok());
+}
+
+#[test]
+fn an_iterator_waits_and_ends_when_everybody_else_has_gone() {
+    let _guard = watchdog(Duration::from_secs(60));
+    let queue = Queue::<u64>::new(4).unwrap();
+    fn producer((queue, from): (Queue<u64>, u64)) {
+        (from..from + 500).for_each(|k| queue.put(k).unwrap());
+    }
+    let children: Vec<_> =
+        [0, 500].iter().map(|from| Process::spawn(producer, (queue.clone(), *from)).unwrap()).collect();
+    let mut all = Vec::new();
+    // A disconnection is reported when nobody else is left, and one child may end before the other has begun.
+    while all.len() < 1000 {
+        for item in &queue {
+            all.push(item.unwrap());
+        }
+    }
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..1000));
+    children.into_iter().for_each(|child| child.join().unwrap());
+}
+
+#[test]
+fn an_iterator_that_waits_ends_when_this_process_closes_the_queue() {
+    let _guard = watchdog(Duration::from_secs(60));
+    let queue = Queue::<u64>::new(0).unwrap();
+    queue.put(5).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| queue.iter().collect::<Result<Vec<_>, _>>().unwrap());
+        while !queue.is_empty() {
+            std::thread::yield_now();
+        }
+        queue.close();
+        assert_eq!(waiting.join().unwrap(), [5]);
+    });
+    assert!(queue.iter().next().is_none());
+}
+
+#[test]
+fn try_iter_takes_what_is_there_and_drain_what_was_there() {
+    let queue = Queue::<u64>::new(0).unwrap();
+    let all = |got: kinfolk::channel::TryIter<'_, u64>| got.collect::<Result<Vec<_>, _>>().unwrap();
+    assert!(all(queue.try_iter()).is_empty() && all(queue.drain()).is_empty());
+    (0..5).for_each(|k| queue.put(k).unwrap());
+    let mut drain = queue.drain();
+    (5..7).for_each(|k| queue.put(k).unwrap());
+    assert_eq!(drain.next().unwrap().unwrap(), 0);
+    assert_eq!(all(drain), [1, 2, 3, 4]);
+    queue.put(7).unwrap();
+    let mut more = queue.try_iter();
+    assert_eq!(more.next().unwrap().unwrap(), 5);
+    queue.put(8).unwrap();
+    assert_eq!(more.collect::<Result<Vec<_>, _>>().unwrap(), [6, 7, 8]);
+}
+
+#[test]
+fn closing_is_for_this_process_and_hands_values_back() {
+    let _guard = watchdog(Duration::from_secs(60));
+    let queue = Queue::<String>::new(3).unwrap();
+    queue.put("before".to_owned()).unwrap();
+    let answers = Queue::<String>::new(0).unwrap();
+    // The child has its own handle: what was put here before the close is got there.
+    fn child((queue, answers): (Queue<String>, Queue<String>)) {
+        answers.put("ready".to_owned()).unwrap();
+        answers.put(queue.get().unwrap()).unwrap();
+        queue.put("from the child".to_owned()).unwrap();
+        answers.put("done".to_owned()).unwrap();
+    }
+    let clone = queue.clone();
+    queue.close();
+    queue.close();
+    let child = Process::spawn(child, (queue.clone(), answers.clone())).unwrap();
+    assert_eq!(answers.iter().take(3).collect::<Result<Vec<_>, _>>().unwrap(), ["ready", "before", "done"]);
+    child.join().unwrap();
+    for queue in [&queue, &clone] {
+        assert!(queue.is_closed());
+        assert!(matches!(queue.put("a".to_owned()), Err(PutError::Closed(v)) if v == "a"));
+        assert!(matches!(queue.try_put("b".to_owned()), Err(PutError::Closed(v)) if v == "b"));
+        assert!(matches!(queue.put_timeout("c".to_owned(), Duration::ZERO), Err(PutError::Closed(v)) if v == "c"));
+        assert!(matches!(queue.get(), Err(GetError::Closed)));
+        assert!(matches!(queue.try_get(), Err(GetError::Closed)));
+        assert!(matches!(queue.get_timeout(Duration::ZERO), Err(GetError::Closed)));
+        // Looking goes on.
+        assert_eq!((queue.len(), queue.is_empty(), queue.is_full()), (1, false, false));
+    }
+}
