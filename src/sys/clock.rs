@@ -17,15 +17,26 @@ impl Deadline {
     /// Never.
     pub const NEVER: Self = Self(u64::MAX);
 
+    /// Before everything: what is not there at once is not waited for, and the clock is not read.
+    pub const PASSED: Self = Self(0);
+
     /// `timeout` from now; a timeout too long to count is never.
+    #[inline]
     pub fn after(timeout: Duration) -> Self {
+        if timeout.is_zero() {
+            return Self::PASSED;
+        }
         let ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         Self(now_ns().saturating_add(ns))
     }
 
     /// Nanoseconds that are left; `None` if it never comes.
     pub fn left_ns(self) -> Option<u64> {
-        (self != Self::NEVER).then(|| self.0.saturating_sub(now_ns()))
+        match self {
+            Self::NEVER => None,
+            Self::PASSED => Some(0),
+            Self(at) => Some(at.saturating_sub(now_ns())),
+        }
     }
 
     /// Whether it has passed.
