@@ -9,9 +9,9 @@
 //!
 //! # Memory ordering
 //! Dekker's pattern: the committer publishes, then reads the bit; the waiter sets the bit, then reads what was
-//! published. Each side needs store-load order. In an asymmetric segment the committer has a compiler fence and the
-//! waiter runs [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use
-//! `fence(SeqCst)`. If the committer's load comes before the waiter's fence in the single order of fences, its publish
+//! published. Each side needs store-load order ([`Fences`]). A commit that is a read-modify-write has it ([`Swapped`]). For
+//! one that is a store, in an asymmetric segment, the committer has a compiler fence and the waiter runs
+//! [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use `fence(SeqCst)`. If the committer's load comes before the waiter's fence in the single order of fences, its publish
 //! does too, and the waiter sees it; if it comes after, it sees the bit.
 //!
 //! # How long to spin
@@ -25,7 +25,7 @@
 use core::sync::atomic::{AtomicU32 as Private, Ordering::Relaxed as Lax};
 
 use super::owner::Peers;
-use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, spin_loop};
+use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, rmw_fence, spin_loop};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::{cpu, futex, membarrier};
 
@@ -55,6 +55,50 @@ pub struct TimedOut;
 pub struct WaitBlock {
     word: AtomicU32,
 }
+/// What stands between publishing and looking at the bit, and between setting the bit and looking at what is published.
+/// All users of a word must use the same.
+pub trait Fences {
+    /// After the commit.
+    fn committer(&self);
+
+    /// After the bit was set by a read-modify-write.
+    fn sleeper(&self);
+}
+
+/// For commits that are stores: what the segment has agreed on.
+impl<P: Peers> Fences for P {
+    #[inline]
+    fn committer(&self) {
+        if self.asymmetric() {
+            core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn sleeper(&self) {
+        if self.asymmetric() {
+            membarrier::heavy();
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// For commits that are read-modify-writes, and so a fence already.
+#[derive(Clone, Copy, Debug)]
+pub struct Swapped;
+
+impl Fences for Swapped {
+    #[inline]
+    fn committer(&self) {
+        rmw_fence();
+    }
+
+    #[inline]
+    fn sleeper(&self) {
+        rmw_fence();
+    }
+}
 
 impl WaitBlock {
     /// A word on which nobody sleeps.
@@ -65,20 +109,16 @@ impl WaitBlock {
 
     /// Wakes one sleeper, if there is any, after a commit.
     #[inline]
-    pub fn notify(&self, peers: &impl Peers) {
-        if self.has_sleepers(peers) {
+    pub fn notify(&self, fences: &impl Fences) {
+        if self.has_sleepers(fences) {
             self.wake_one();
         }
     }
 
     /// Whether somebody may be asleep, after a commit. For those who wake only when it is worth it.
     #[inline]
-    pub fn has_sleepers(&self, peers: &impl Peers) -> bool {
-        if peers.asymmetric() {
-            core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
+    pub fn has_sleepers(&self, fences: &impl Fences) -> bool {
+        fences.committer();
         self.word.load(Ordering::Relaxed) & SLEEPERS != 0
     }
 
@@ -97,8 +137,8 @@ impl WaitBlock {
 
     /// Wakes all sleepers, if there are any, after a commit that concerns them all. Safe in a signal handler.
     #[inline]
-    pub fn notify_sleepers(&self, peers: &impl Peers) {
-        if self.has_sleepers(peers) {
+    pub fn notify_sleepers(&self, fences: &impl Fences) {
+        if self.has_sleepers(fences) {
             self.wake_sleepers();
         }
     }
@@ -124,16 +164,13 @@ impl WaitBlock {
     }
 
     /// Announces a sleeper; the value to sleep on. What is waited for must be looked at again after this.
-    fn announce(&self, peers: &impl Peers) -> u32 {
+    fn announce(&self, fences: &impl Fences) -> u32 {
         // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
         let word = self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS;
         if broken("wait: sleep without the fence") {
             return word;
         }
-        if peers.asymmetric() {
-            membarrier::heavy();
-        }
-        fence(Ordering::SeqCst);
+        fences.sleeper();
         word
     }
 }
@@ -168,7 +205,7 @@ fn credit(balance: &Private, won: bool) {
 pub fn wait_until<R>(
     block: &WaitBlock,
     pace: &Pace,
-    peers: &impl Peers,
+    fences: &impl Fences,
     peer_cpu: Option<u32>,
     deadline: Deadline,
     mut attempt: impl FnMut() -> Option<R>,
@@ -182,7 +219,7 @@ pub fn wait_until<R>(
     }
     let mut asked = now_ns();
     for round in 0.. {
-        let word = block.announce(peers);
+        let word = block.announce(fences);
         if let Some(r) = attempt() {
             return Ok(r);
         }
@@ -269,9 +306,9 @@ pub(super) mod model_doors {
 
     impl WaitBlock {
         /// One whole wait without spinning or deadline.
-        pub(in crate::sync) fn sleep_until(&self, peers: &impl Peers, mut ready: impl FnMut() -> bool) {
+        pub(in crate::sync) fn sleep_until(&self, fences: &impl Fences, mut ready: impl FnMut() -> bool) {
             loop {
-                let word = self.announce(peers);
+                let word = self.announce(fences);
                 if ready() {
                     return;
                 }
