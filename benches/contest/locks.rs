@@ -186,3 +186,34 @@ impl Contender for Robust {
         got
     }
 }
+
+/// The C library's semaphore, shared between processes.
+pub struct Posix(Memory);
+
+impl Posix {
+    /// Makes one with `permits` permits at the start of the memory.
+    pub fn make(memory: Memory, permits: u32) -> Self {
+        // SAFETY: the memory is mapped, page-aligned, longer than a semaphore, and nobody's yet.
+        assert_eq!(unsafe { libc::sem_init(memory.start().cast(), 1, permits) }, 0, "make a semaphore");
+        Self(memory)
+    }
+
+    /// Permits that are free.
+    pub fn value(&self) -> i32 {
+        let mut value = 0;
+        // SAFETY: `make` made it.
+        assert_eq!(unsafe { libc::sem_getvalue(self.0.start().cast(), &mut value) }, 0);
+        value
+    }
+
+    /// Runs `work` with a permit.
+    #[inline]
+    pub fn with<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: `make` made it.
+        assert_eq!(unsafe { libc::sem_wait(self.0.start().cast()) }, 0, "take a permit");
+        let done = work();
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::sem_post(self.0.start().cast()) }, 0, "give a permit back");
+        done
+    }
+}

@@ -1,4 +1,5 @@
-//! Two processes, or two threads, that want one lock; and the death of one that has it.
+//! Two processes, or two threads, that want one lock; and the death of one that has it. What two processes that take
+//! turns need of each other is in [`turns`].
 //!
 //! A contest goes in rounds of fixed length, in which the locks take turns, so that whatever else the machine does is
 //! done to all of them. In a round both sides repeat: lock, work, count, unlock, work. Each round ends with a look at
@@ -8,6 +9,7 @@ pub mod locks;
 #[path = "../measure/placement.rs"]
 #[allow(dead_code, reason = "shared with the other benches")]
 pub mod placement;
+pub mod turns;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

@@ -74,7 +74,7 @@ impl Event {
     /// most one system call. Python: `set()`, which is not.
     #[inline]
     pub fn set(&self) {
-        self.inner.block[0].set(&self.inner.wait[0], self.inner.object.segment());
+        self.inner.block[0].set(&self.inner.wait[0]);
     }
 
     /// Clears it. Whoever waited for a [`set`](Self::set) before this goes on. Python: `clear()`.
@@ -95,8 +95,8 @@ impl Event {
     }
 
     fn wait_by(&self, deadline: Deadline) -> bool {
-        let Inner { object, block, wait, pace } = &*self.inner;
-        block[0].wait(&wait[0], pace, object.segment(), deadline).is_ok()
+        let Inner { block, wait, pace, .. } = &*self.inner;
+        block[0].wait(&wait[0], pace, deadline).is_ok()
     }
 }
 

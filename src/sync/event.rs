@@ -11,8 +11,7 @@
 //! `set` (Release) matches the load in `is_set` and `wait` (Acquire). It is a read-modify-write also when the event was
 //! set already, so a waiter sees what came before every `set`, not only before the first.
 
-use super::owner::Peers;
-use super::wait::{Pace, TimedOut, WaitBlock, wait_until};
+use super::wait::{Pace, Swapped, TimedOut, WaitBlock, wait_until};
 use crate::sys::atomic::{AtomicU32, Ordering, broken};
 use crate::sys::clock::Deadline;
 
@@ -40,10 +39,10 @@ impl EventBlock {
 
     /// Sets it and wakes all who wait on `wait`. Atomics and at most one system call: safe in a signal handler.
     #[inline]
-    pub fn set(&self, wait: &WaitBlock, peers: &impl Peers) {
+    pub fn set(&self, wait: &WaitBlock) {
         let order = if broken("event: set without release") { Ordering::Relaxed } else { Ordering::Release };
         if self.changes.fetch_or(SET, order) & SET == 0 && !broken("event: set without waking") {
-            wait.notify_sleepers(peers);
+            wait.notify_sleepers(&Swapped);
         }
     }
 
@@ -75,11 +74,11 @@ impl EventBlock {
     ///
     /// # Errors
     /// [`TimedOut`].
-    pub fn wait(&self, wait: &WaitBlock, pace: &Pace, peers: &impl Peers, deadline: Deadline) -> Result<(), TimedOut> {
+    pub fn wait(&self, wait: &WaitBlock, pace: &Pace, deadline: Deadline) -> Result<(), TimedOut> {
         let moment = self.moment();
         if moment & SET != 0 {
             return Ok(());
         }
-        wait_until(wait, pace, peers, None, deadline, || self.has_come(moment).then_some(()), || None)
+        wait_until(wait, pace, &Swapped, None, deadline, || self.has_come(moment).then_some(()), || None)
     }
 }

@@ -9,23 +9,24 @@
 //!
 //! # Memory ordering
 //! Dekker's pattern: the committer publishes, then reads the bit; the waiter sets the bit, then reads what was
-//! published. Each side needs store-load order. In an asymmetric segment the committer has a compiler fence and the
-//! waiter runs [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use
-//! `fence(SeqCst)`. If the committer's load comes before the waiter's fence in the single order of fences, its publish
+//! published. Each side needs store-load order ([`Fences`]). A commit that is a read-modify-write has it ([`Swapped`]). For
+//! one that is a store, in an asymmetric segment, the committer has a compiler fence and the waiter runs
+//! [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use `fence(SeqCst)`. If the committer's load comes before the waiter's fence in the single order of fences, its publish
 //! does too, and the waiter sees it; if it comes after, it sees the bit.
 //!
 //! # How long to spin
 //! A spin can pay only if the peer runs on another CPU. Yielding pays if it waits for this one. Each handle keeps a
-//! balance of what won lately ([`Pace`]), so that a slow peer or a loaded machine soon costs nothing but a probe.
+//! balance of what won lately ([`Pace`]), so that a slow peer or a loaded machine soon costs nothing but a probe. Probes
+//! are rationed by time and not by number: where others want the CPU, one yield costs as much as a thousand round trips.
 //! The first sleep lasts 8 ms or more: a futex time-out shorter than the timer tick programs the timer on each sleep, which
 //! costs more than the switch itself (17.6 us a round trip at 100 us, 5.1 at 10 ms, measured).
 //!
 //! Source: the event count of Dmitry Vyukov, with the waiter count reduced to one bit that no death can falsify.
 
-use core::sync::atomic::{AtomicU32 as Private, Ordering::Relaxed as Lax};
+use core::sync::atomic::{AtomicU32 as Private, AtomicU64 as PrivateTime, Ordering::Relaxed as Lax};
 
 use super::owner::Peers;
-use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, spin_loop};
+use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, rmw_fence, spin_loop};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::{cpu, futex, membarrier};
 
@@ -36,18 +37,68 @@ const STEP: u32 = 2;
 const SPIN_NS: u64 = 20_000;
 /// How often to let others run before sleeping.
 const YIELDS: u32 = 4;
-/// A yield that took longer than this gave the CPU to somebody else's work.
-const YIELD_LOST_NS: u64 = 100_000;
+/// A yield that took longer than this gave the CPU to somebody else's work. One such costs as much as hundreds of others
+/// save, so a single one ends the credit.
+const RUIN_NS: u64 = 100_000;
 /// The first and the longest sleep between two looks at whether the peers live.
 const SLEEP_MS: [u64; 4] = [8, 16, 32, 64];
-/// What a balance may grow to, what a win adds, and every how many waits a method without credit is tried again.
+/// What a balance may grow to, and what a win adds.
 const CREDIT_MAX: u32 = 16;
 const CREDIT_WIN: u32 = 2;
-const RETRY_EVERY: u32 = 32;
+/// After how many times the cost of its last failure a method without credit is tried again: twice as many each time, up
+/// to a second, until its credit is full again. So what is hopeless costs 0.1 % in the end.
+const REST: u32 = 64;
+const REST_MAX: u32 = 1024;
+const REST_NS: u64 = 1_000_000_000;
 
 /// The deadline came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
+
+/// What stands between publishing and looking at the bit, and between setting the bit and looking at what is published.
+/// All users of a word must use the same.
+pub trait Fences {
+    /// After the commit.
+    fn committer(&self);
+
+    /// After the bit was set by a read-modify-write.
+    fn sleeper(&self);
+}
+
+/// For commits that are stores: what the segment has agreed on.
+impl<P: Peers> Fences for P {
+    #[inline]
+    fn committer(&self) {
+        if self.asymmetric() {
+            core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn sleeper(&self) {
+        if self.asymmetric() {
+            membarrier::heavy();
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// For commits that are read-modify-writes, and so a fence already.
+#[derive(Clone, Copy, Debug)]
+pub struct Swapped;
+
+impl Fences for Swapped {
+    #[inline]
+    fn committer(&self) {
+        rmw_fence();
+    }
+
+    #[inline]
+    fn sleeper(&self) {
+        rmw_fence();
+    }
+}
 
 /// A word to sleep on, in shared memory.
 #[repr(C)]
@@ -65,20 +116,16 @@ impl WaitBlock {
 
     /// Wakes one sleeper, if there is any, after a commit.
     #[inline]
-    pub fn notify(&self, peers: &impl Peers) {
-        if self.has_sleepers(peers) {
+    pub fn notify(&self, fences: &impl Fences) {
+        if self.has_sleepers(fences) {
             self.wake_one();
         }
     }
 
     /// Whether somebody may be asleep, after a commit. For those who wake only when it is worth it.
     #[inline]
-    pub fn has_sleepers(&self, peers: &impl Peers) -> bool {
-        if peers.asymmetric() {
-            core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
+    pub fn has_sleepers(&self, fences: &impl Fences) -> bool {
+        fences.committer();
         self.word.load(Ordering::Relaxed) & SLEEPERS != 0
     }
 
@@ -97,8 +144,8 @@ impl WaitBlock {
 
     /// Wakes all sleepers, if there are any, after a commit that concerns them all. Safe in a signal handler.
     #[inline]
-    pub fn notify_sleepers(&self, peers: &impl Peers) {
-        if self.has_sleepers(peers) {
+    pub fn notify_sleepers(&self, fences: &impl Fences) {
+        if self.has_sleepers(fences) {
             self.wake_sleepers();
         }
     }
@@ -124,37 +171,66 @@ impl WaitBlock {
     }
 
     /// Announces a sleeper; the value to sleep on. What is waited for must be looked at again after this.
-    fn announce(&self, peers: &impl Peers) -> u32 {
+    fn announce(&self, fences: &impl Fences) -> u32 {
         // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
         let word = self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS;
         if broken("wait: sleep without the fence") {
             return word;
         }
-        if peers.asymmetric() {
-            membarrier::heavy();
-        }
-        fence(Ordering::SeqCst);
+        fences.sleeper();
         word
     }
 }
 
 /// What won lately, for one side of one handle: private to the process, shared by its threads, only ever a hint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pace {
-    spin: Private,
-    yields: Private,
-    waits: Private,
+    spin: Method,
+    yields: Method,
 }
 
-impl Default for Pace {
+/// How one way to wait without sleeping has done.
+#[derive(Debug)]
+struct Method {
+    credit: Private,
+    /// How many times its cost it rests after the next failure.
+    rest: Private,
+    rests_until: PrivateTime,
+}
+
+impl Default for Method {
     fn default() -> Self {
-        Self { spin: Private::new(CREDIT_MAX), yields: Private::new(CREDIT_MAX), waits: Private::new(0) }
+        Self { credit: Private::new(CREDIT_MAX), rest: Private::new(REST), rests_until: PrivateTime::new(0) }
     }
 }
 
-fn credit(balance: &Private, won: bool) {
-    let now = balance.load(Lax);
-    balance.store(if won { (now + CREDIT_WIN).min(CREDIT_MAX) } else { now / 2 }, Lax);
+impl Method {
+    /// Whether to try it: it has credit, or has rested long enough.
+    #[inline]
+    fn is_worth_it(&self, now: &mut Option<u64>) -> bool {
+        self.credit.load(Lax) > 0 || *now.get_or_insert_with(now_ns) >= self.rests_until.load(Lax)
+    }
+
+    #[inline]
+    fn won(&self) {
+        let credit = (self.credit.load(Lax) + CREDIT_WIN).min(CREDIT_MAX);
+        self.credit.store(credit, Lax);
+        if credit == CREDIT_MAX {
+            self.rest.store(REST, Lax);
+        }
+    }
+
+    /// It was tried in vain until `now`, which took `cost_ns`.
+    #[cold]
+    fn lost(&self, now: u64, cost_ns: u64) {
+        let credit = if cost_ns > RUIN_NS { 0 } else { self.credit.load(Lax) / 2 };
+        self.credit.store(credit, Lax);
+        if credit == 0 {
+            let rest = self.rest.load(Lax);
+            self.rest.store((rest * 2).min(REST_MAX), Lax);
+            self.rests_until.store(now + (cost_ns * u64::from(rest)).min(REST_NS), Lax);
+        }
+    }
 }
 
 /// Waits until `attempt` gives something.
@@ -168,7 +244,7 @@ fn credit(balance: &Private, won: bool) {
 pub fn wait_until<R>(
     block: &WaitBlock,
     pace: &Pace,
-    peers: &impl Peers,
+    fences: &impl Fences,
     peer_cpu: Option<u32>,
     deadline: Deadline,
     mut attempt: impl FnMut() -> Option<R>,
@@ -180,9 +256,9 @@ pub fn wait_until<R>(
     if let Some(r) = hot(pace, peer_cpu, deadline, &mut attempt) {
         return Ok(r);
     }
-    let mut asked = now_ns();
+    let mut asked = None;
     for round in 0.. {
-        let word = block.announce(peers);
+        let word = block.announce(fences);
         if let Some(r) = attempt() {
             return Ok(r);
         }
@@ -198,8 +274,8 @@ pub fn wait_until<R>(
         }
         // Also when others wake us all the time: what holds us up need not be what they do.
         let now = now_ns();
-        if timeout || now - asked > SLEEP_MS[0] * 1_000_000 {
-            asked = now;
+        if timeout || now - *asked.get_or_insert(now) > SLEEP_MS[0] * 1_000_000 {
+            asked = Some(now);
             if let Some(r) = idle() {
                 return Ok(r);
             }
@@ -215,19 +291,21 @@ fn hot<R>(
     deadline: Deadline,
     attempt: &mut impl FnMut() -> Option<R>,
 ) -> Option<R> {
-    let waits = pace.waits.load(Lax).wrapping_add(1);
-    pace.waits.store(waits, Lax);
-    let retry = waits % RETRY_EVERY == 0;
-    if cpu::is_elsewhere(peer_cpu) && (retry || pace.spin.load(Lax) > 0) {
+    let mut now = None;
+    if cpu::is_elsewhere(peer_cpu) && pace.spin.is_worth_it(&mut now) {
         let most = deadline.left_ns().map_or(SPIN_NS, |left| left.min(SPIN_NS));
-        let won = spin(now_ns() + most, attempt);
-        credit(&pace.spin, won.is_some());
+        let until = now_ns() + most;
+        let won = spin(until, attempt);
         if won.is_some() {
+            pace.spin.won();
             return won;
         }
+        // What others took of the CPU meanwhile is not the spin's fault.
+        pace.spin.lost(until, most);
     }
-    if retry || pace.yields.load(Lax) > 0 {
-        let mut before = now_ns();
+    if pace.yields.is_worth_it(&mut now) {
+        let first = now_ns();
+        let mut before = first;
         for _ in 0..YIELDS {
             if deadline.passed() {
                 return None;
@@ -235,13 +313,17 @@ fn hot<R>(
             cpu::yield_now();
             let won = attempt();
             let after = now_ns();
-            if won.is_some() || after - before > YIELD_LOST_NS {
-                credit(&pace.yields, won.is_some() && after - before <= YIELD_LOST_NS);
+            if after - before > RUIN_NS {
+                pace.yields.lost(after, after - before);
+                return won;
+            }
+            if won.is_some() {
+                pace.yields.won();
                 return won;
             }
             before = after;
         }
-        credit(&pace.yields, false);
+        pace.yields.lost(before, before - first);
     }
     None
 }
@@ -262,6 +344,55 @@ fn spin<R>(until: u64, attempt: &mut impl FnMut() -> Option<R>) -> Option<R> {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `method` would be tried at `now`.
+    fn is_tried(method: &Method, now: u64) -> bool {
+        method.is_worth_it(&mut Some(now))
+    }
+
+    #[test]
+    fn a_method_rests_when_its_credit_is_gone_and_longer_each_time() {
+        let method = Method::default();
+        for now in 0..4 {
+            method.lost(now, 1_000);
+            assert!(is_tried(&method, now), "it has credit still");
+        }
+        method.lost(100, 1_000);
+        let rest = 1_000 * u64::from(REST);
+        assert!(!is_tried(&method, 99 + rest));
+        assert!(is_tried(&method, 100 + rest));
+        method.lost(100 + rest, 1_000);
+        assert!(!is_tried(&method, 99 + 3 * rest));
+        assert!(is_tried(&method, 100 + 3 * rest));
+    }
+
+    #[test]
+    fn one_ruinous_failure_ends_the_credit() {
+        let method = Method::default();
+        method.lost(0, RUIN_NS + 1);
+        assert!(!is_tried(&method, RUIN_NS));
+        method.lost(0, u64::from(u32::MAX));
+        assert!(is_tried(&method, REST_NS));
+    }
+
+    #[test]
+    fn wins_bring_the_credit_back_and_shorten_the_rest() {
+        let method = Method::default();
+        for _ in 0..3 {
+            method.lost(0, RUIN_NS + 1);
+        }
+        assert!(method.rest.load(Lax) > REST);
+        method.won();
+        assert!(is_tried(&method, 0));
+        assert!(method.rest.load(Lax) > REST, "one win is not enough");
+        (0..CREDIT_MAX).for_each(|_| method.won());
+        assert_eq!(method.rest.load(Lax), REST);
+    }
+}
+
+#[cfg(test)]
 #[allow(dead_code, reason = "only the models go through here")]
 pub(super) mod model_doors {
     //! What the models drive step by step.
@@ -269,9 +400,9 @@ pub(super) mod model_doors {
 
     impl WaitBlock {
         /// One whole wait without spinning or deadline.
-        pub(in crate::sync) fn sleep_until(&self, peers: &impl Peers, mut ready: impl FnMut() -> bool) {
+        pub(in crate::sync) fn sleep_until(&self, fences: &impl Fences, mut ready: impl FnMut() -> bool) {
             loop {
-                let word = self.announce(peers);
+                let word = self.announce(fences);
                 if ready() {
                     return;
                 }

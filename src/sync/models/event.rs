@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sync::event::EventBlock;
+use crate::sync::wait::Swapped;
 
 struct Shared {
     event: EventBlock,
@@ -21,16 +22,16 @@ fn a_waiter_and_a_setter_that_dies_at(k: u32) {
                 // SAFETY: the waiter looks after the event only; loom checks that.
                 shared.value.with_mut(|v| unsafe { *v = 1 });
                 let ended = with_budget(k, || {
-                    shared.event.set(&shared.wait, &Alive);
+                    shared.event.set(&shared.wait);
                     shared.event.clear();
                 });
                 if let Err(Killed) = ended {
                     shared.wait.notify_all();
-                    shared.event.set(&shared.wait, &Alive);
+                    shared.event.set(&shared.wait);
                 }
             })
         };
-        shared.wait.sleep_until(&Alive, || shared.event.has_come(moment));
+        shared.wait.sleep_until(&Swapped, || shared.event.has_come(moment));
         // SAFETY: written before the event was set.
         assert_eq!(shared.value.with(|v| unsafe { *v }), 1);
         setter.join().unwrap();
@@ -61,4 +62,9 @@ fn models_a_set_that_wakes_nobody_is_noticed() {
 #[test]
 fn models_a_wait_for_the_flag_alone_is_noticed() {
     assert!(with_broken("event: wait for the flag alone", all));
+}
+
+#[test]
+fn models_a_sleep_without_the_fence_is_noticed() {
+    assert!(with_broken("wait: sleep without the fence", all));
 }
