@@ -14,6 +14,7 @@ mod models;
 mod pipe;
 mod queue;
 mod record;
+mod stats;
 
 pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
 pub use iter::{Iter, TryIter};
@@ -21,3 +22,4 @@ pub use joinable::JoinableQueue;
 pub use lease::{DeadLetters, Lease};
 pub use pipe::{Connection, pipe};
 pub use queue::{Delivery, Queue, QueueBuilder};
+pub use stats::QueueStats;
