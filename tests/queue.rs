@@ -115,3 +115,70 @@ fn closing_is_for_this_process_and_hands_values_back() {
         assert_eq!((queue.len(), queue.is_empty(), queue.is_full()), (1, false, false));
     }
 }
+
+#[test]
+fn a_queue_counts_what_it_does() {
+    let _guard = watchdog(Duration::from_secs(60));
+    let queue = Queue::<u64>::new(100).unwrap();
+    assert_eq!(queue.stats().unwrap(), kinfolk::channel::QueueStats::default());
+    (0..70).for_each(|k| queue.put(k).unwrap());
+    (0..60).for_each(|_| drop(queue.get().unwrap()));
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.puts, stats.gets, stats.waits, stats.wakes), (70, 60, 0, 0));
+    // At most an eighth of the capacity is missing; the last look was this one.
+    assert!((70 - 12..=70).contains(&stats.high_water), "{}", stats.high_water);
+    // Full, which is noticed exactly.
+    (0..90).for_each(|k| queue.put(k).unwrap());
+    assert!(matches!(queue.put_timeout(0, Duration::from_millis(1)), Err(PutError::Timeout(..))));
+    queue.drain().for_each(drop);
+    assert!(matches!(queue.get_timeout(Duration::from_millis(1)), Err(GetError::Timeout(None))));
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.puts, stats.gets, stats.high_water, stats.waits), (160, 160, 100, 2));
+    // Somebody sleeps, and is woken.
+    let child = Process::spawn(|queue: Queue<u64>| drop(queue.get().unwrap()), queue.clone()).unwrap();
+    let mut woken = queue.stats().unwrap();
+    let idle = |stats: &kinfolk::channel::QueueStats| stats.waits == 2;
+    while idle(&woken) {
+        std::thread::yield_now();
+        woken = queue.stats().unwrap();
+    }
+    queue.put(7).unwrap();
+    child.join().unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.puts, stats.gets, stats.waits), (161, 161, 3));
+    // Each wait makes one who comes later look for a sleeper, even if its time was over.
+    assert!((1..=3).contains(&stats.wakes), "{}", stats.wakes);
+}
+
+#[test]
+fn an_unlimited_queue_misses_at_most_64_items_of_its_high_water() {
+    let queue = Queue::<u64>::new(0).unwrap();
+    for most in [1000, 5000] {
+        (0..most).for_each(|k| queue.put(k).unwrap());
+        queue.drain().for_each(drop);
+        let seen = queue.stats().unwrap().high_water as u64;
+        assert!((most - 64..=most).contains(&seen), "{seen} of {most}");
+    }
+}
+
+#[test]
+fn leases_and_deaths_are_counted() {
+    let _guard = watchdog(Duration::from_secs(60));
+    let queue: Queue<u32> = Queue::builder().leases(4).max_deliveries(2).build().unwrap();
+    (0..3).for_each(|k| queue.put(k).unwrap());
+    let lease = queue.lease().unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.open_leases, stats.gets, stats.redelivered, stats.dead_letters), (1, 1, 0, 0));
+    drop(lease);
+    drop(queue.lease().unwrap());
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.open_leases, stats.gets, stats.redelivered, stats.dead_letters), (0, 1, 1, 1));
+    fn die(queue: Queue<u32>) {
+        std::mem::forget(queue.lease().unwrap());
+        std::process::abort();
+    }
+    assert!(Process::spawn(die, queue.clone()).unwrap().join().is_err());
+    assert_eq!(queue.lease().unwrap().into_inner(), 1);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.puts, stats.gets, stats.lost, stats.redelivered, stats.dead_letters), (3, 2, 0, 2, 1));
+}

@@ -15,6 +15,7 @@ use super::lease::{DeadLetters, Lease};
 use super::lease_table::{LeaseTable, Ticket};
 use super::mailbox::Ended;
 use super::queue::{Delivery, QUEUE, Queue, QueueBuilder};
+use super::stats::QueueStats;
 use crate::error::Error;
 use crate::segment::{Object, ObjectId, Segment, type_hash};
 use crate::sys::clock::Deadline;
@@ -322,6 +323,14 @@ impl<T> JoinableQueue<T> {
     pub fn unfinished(&self) -> usize {
         let waiting = self.queue.len();
         waiting + self.table().map_or(0, |table| table.tally().held)
+    }
+
+    /// What has been done with the queue since it was made. See [`Queue::stats`].
+    ///
+    /// # Errors
+    /// As [`Queue::stats`].
+    pub fn stats(&self) -> Result<QueueStats, Error> {
+        self.queue.stats()
     }
 
     /// Tasks that wait to be got. See [`Queue::len`]. Python: `qsize()`.

@@ -4,6 +4,7 @@
 //! 0     granules u32 | granule_shift u32 | max_items u32                    written at creation, read once at opening
 //! 12    carries_handles u32                                                 1 from before the first message with handles on
 //! 16    leases u32 | max_deliveries u32                                     of a queue with leases: see lease_layout.rs
+//! 24    waits u64 | wakes u64 | high_water u64                              see stats.rs
 //! 128   RingBlock
 //! 640   claim[granules] u64, ready[granules] u64, take[granules] u64
 //!       data[granules] of 2^granule_shift bytes
@@ -20,6 +21,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 pub(super) const RING_AT: usize = 128;
 const WORDS_AT: usize = RING_AT + size_of::<RingBlock>();
 pub(super) const CARRIES_AT: usize = 12;
+pub(super) const TRAFFIC_AT: usize = 24;
 
 /// Granules of 64 bytes; the smallest record fills one cache line.
 pub(super) const GRANULE_SHIFT: u32 = 6;

@@ -2,7 +2,7 @@
 //!
 //! Behind the mailbox at 0, at the next multiple of 256:
 //! ```text
-//! 0     returned u64, dead_letters u64, spare                                  256 bytes
+//! 0     returned u64, redelivered u64, spare                                   256 bytes
 //! 256   state[leases] u64, position[leases] u64
 //!       record[leases] of 256 bytes, from the next multiple of 256 on
 //! ```
@@ -75,7 +75,7 @@ impl Table {
         Ok(Some(Self { at: table_at(granules), leases: leases as usize, max_deliveries }))
     }
 
-    /// Offset of `returned`, and behind it the count of dead letters.
+    /// Offset of `returned`, and behind it of `redelivered`.
     pub fn control_at(&self) -> usize {
         self.at
     }

@@ -14,6 +14,7 @@ use super::lease_layout::{RECORD_BYTES, Table};
 use super::leases::{Filling, GivenBack, Held, Leases, Seen, Tally};
 use super::mailbox::{Ended, Mailbox, News, Refused, Unkept};
 use super::record::{BLOCK, ELSEWHERE, Head, INLINE, Record, block_payload};
+use super::stats::Traffic;
 use crate::error::{Error, ErrorKind};
 use crate::ring::Taken;
 use crate::segment::{Arrived, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
@@ -67,6 +68,7 @@ pub(super) struct LeaseTable {
     hint: AtomicUsize,
     entry_pace: Pace,
     join_pace: Pace,
+    traffic: Traffic,
 }
 
 impl LeaseTable {
@@ -92,6 +94,7 @@ impl LeaseTable {
             hint: AtomicUsize::new(object.segment().row() as usize * 8 % n),
             entry_pace: Pace::default(),
             join_pace: Pace::default(),
+            traffic: Traffic::open(object, 0),
             object: object.clone(),
         })))
     }
@@ -109,8 +112,8 @@ impl LeaseTable {
         self.leases().tally()
     }
 
-    /// How often items became dead letters.
-    pub fn dead_letter_count(&self) -> u64 {
+    /// How often an item was taken that had been given back.
+    pub fn redelivered(&self) -> u64 {
         self.control[1].load(Relaxed)
     }
 
@@ -125,7 +128,7 @@ impl LeaseTable {
     pub fn try_lease(self: &Arc<Self>, lane: Lane, mailbox: &Mailbox, bytes: &mut Vec<u8>) -> Result<Ticket, Unleased> {
         let process = self.object.segment().process_lane().map_err(Unleased::Failed)?;
         let leases = self.leases();
-        if let Some(held) = leases.take_again(process, &self.seen) {
+        if let Some(held) = self.take_again(process) {
             return self.read_again(held, bytes).map(|item| self.ticket(item)).map_err(Unleased::Failed);
         }
         if !mailbox.may_take() {
@@ -148,6 +151,12 @@ impl LeaseTable {
                 })
             }
         }
+    }
+
+    fn take_again(&self, process: Lane) -> Option<Held> {
+        let held = self.leases().take_again(process, &self.seen)?;
+        self.control[1].fetch_add(1, Relaxed);
+        Some(held)
     }
 
     /// Waiting for an entry has a point, unless dead letters have them all.
@@ -273,7 +282,7 @@ impl LeaseTable {
             Ok(lane) => lane,
             Err(e) => return Some(Err(Refused::Failed(e))),
         };
-        let held = self.leases().take_again(process, &self.seen)?;
+        let held = self.take_again(process)?;
         Some(self.get_whole(held, process, bytes).map_err(Refused::Failed))
     }
 
@@ -361,10 +370,7 @@ impl LeaseTable {
                 // Who waits for an entry can have this one.
                 self.waits[ENTRIES].notify(segment);
             }
-            Some(GivenBack::DeadLetter) => {
-                self.control[1].fetch_add(1, Relaxed);
-                self.tell_joiners();
-            }
+            Some(GivenBack::DeadLetter) => self.tell_joiners(),
             None => {}
         }
     }
@@ -411,6 +417,7 @@ impl LeaseTable {
     ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
+        self.traffic.note_wait();
         let idle = || {
             self.object.bury_openers();
             None

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 use super::bytes::Target;
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
+use super::stats::{Traffic, look_every};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
+use crate::ring::{Claim, ClaimError, Corrupt, Counts, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
 use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
@@ -84,6 +85,9 @@ pub(super) struct Mailbox {
     put_pace: Pace,
     /// Lane that wrote the message taken last: whom to expect the next one from.
     writer: AtomicU64,
+    traffic: Traffic,
+    /// A put that crosses a multiple of this plus one, in granules, looks how many messages wait.
+    look_mask: u64,
 }
 
 impl Mailbox {
@@ -105,6 +109,8 @@ impl Mailbox {
             get_pace: Pace::default(),
             put_pace: Pace::default(),
             writer: AtomicU64::new(0),
+            traffic: Traffic::open(object, base),
+            look_mask: look_every(numbers.max_items) - 1,
         })
     }
 
@@ -257,7 +263,10 @@ impl Mailbox {
     #[inline]
     pub fn commit(&self, lane: Lane, claim: Claim) {
         self.ring().commit(claim, lane);
-        self.items().notify(self.object.segment());
+        self.tell_item();
+        if (claim.position & self.look_mask) + u64::from(claim.n) > self.look_mask {
+            self.note_items();
+        }
     }
 
     /// Gives a record up. Whoever waited for it, or for room, looks again.
@@ -270,6 +279,36 @@ impl Mailbox {
         self.space().notify_sleepers(peers);
     }
 
+    /// Wakes a receiver, if one sleeps.
+    #[inline]
+    fn tell_item(&self) {
+        if self.items().has_sleepers(self.object.segment()) {
+            self.wake(self.items());
+        }
+    }
+
+    #[cold]
+    fn wake(&self, sleepers: &WaitBlock) {
+        self.traffic.note_wake();
+        sleepers.wake_one();
+    }
+
+    /// Looks how many messages wait.
+    #[inline(never)]
+    pub fn note_items(&self) {
+        self.traffic.note_items(self.len());
+    }
+
+    /// What has been counted beside the ring.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// What the ring has done since it was made.
+    pub fn counts(&self) -> Result<Counts, Corrupt> {
+        self.ring().counts()
+    }
+
     #[cold]
     pub fn wait_for_room<R>(
         &self,
@@ -280,6 +319,8 @@ impl Mailbox {
     ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
+        self.traffic.note_wait();
+        self.note_items();
         let attempt = || match attempt() {
             Ok(done) => Some(Ok(done)),
             Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
@@ -334,7 +375,7 @@ impl Mailbox {
     #[inline]
     fn pass_on(&self) {
         if self.items().has_sleepers(self.object.segment()) && self.ring().has_ready(&self.cache) {
-            self.items().wake_one();
+            self.wake(self.items());
         }
     }
 
@@ -410,7 +451,7 @@ impl Mailbox {
         let kept = keep(&taken, &self.record(taken.position, taken.n));
         if let Err(Unkept::NoRoom(e)) = kept {
             ring.give_back(taken);
-            self.items().notify(self.object.segment());
+            self.tell_item();
             return Err(Refused::Failed(e));
         }
         // What was kept stays kept, also if the ring is damaged: the next call says so.
@@ -422,7 +463,7 @@ impl Mailbox {
 
     /// Somebody who was woken for an item does not take it: somebody else may.
     pub fn pass_on_item(&self) {
-        self.items().notify(self.object.segment());
+        self.tell_item();
     }
 
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
@@ -438,7 +479,7 @@ impl Mailbox {
             return;
         }
         if self.numbers.max_items != 0 || ring.is_empty() || ring.has_room(self.numbers.granules / 4, u32::MAX) {
-            self.space().wake_one();
+            self.wake(self.space());
         }
     }
 
@@ -486,6 +527,7 @@ impl Mailbox {
     ) -> Result<R, Ended> {
         let segment = self.object.segment();
         segment.note_cpu(lane);
+        self.traffic.note_wait();
         let peer = segment.cpu_of(self.writer.load(Lax) as Lane);
         // What stops the wait is looked at first and acted on last: a message that was there before counts.
         let attempt = || {

@@ -18,6 +18,7 @@ mod pipe;
 mod pipe_builder;
 mod queue;
 mod record;
+mod stats;
 
 pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
 pub use iter::{Iter, TryIter};
@@ -28,3 +29,4 @@ pub use one_way::{Never, Receiver, Sender, pipe_oneway};
 pub use pipe::{Connection, pipe, pipe_in};
 pub use pipe_builder::PipeBuilder;
 pub use queue::{Delivery, Queue, QueueBuilder};
+pub use stats::QueueStats;
