@@ -130,7 +130,8 @@ fn a_queue() {
     let ring = mailbox + field("Mailbox", "ring").0;
     let cursors = ["tail", "rcur", "head", "redo"].map(|name| bytes.get(ring, "`RingBlock`", name));
     let cursor = |items: u64, position: u64| items << 44 | position;
-    assert_eq!(cursors, [cursor(4, 5), cursor(1, 1), cursor(1, 1), 0]);
+    // `head` counts what was given up, which is nothing.
+    assert_eq!(cursors, [cursor(4, 5), cursor(1, 1), cursor(0, 1), 0]);
 
     let claim = mailbox + field("Mailbox", "claim").0;
     let [ready, take, data] = [1, 2, 3].map(|k| claim + k * 8 * 1024);

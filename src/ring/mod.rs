@@ -4,9 +4,12 @@
 //! caller copies bytes between [`claim`](Ring::claim) and [`commit`](Ring::commit), and between [`take`](Ring::take)
 //! and [`done`](Ring::done).
 
+mod block;
+mod counts;
 mod cursor;
 mod recover;
 mod stamped;
+mod turns;
 mod waiting;
 mod word;
 
@@ -14,6 +17,8 @@ mod models;
 #[cfg(test)]
 mod tests;
 
+pub use block::RingBlock;
+pub use counts::Counts;
 pub use cursor::Cursor;
 pub use recover::Ledger;
-pub use stamped::{Claim, ClaimError, Corrupt, Ring, RingBlock, RingCache, TakeError, Taken};
+pub use stamped::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};

@@ -29,13 +29,13 @@ pub struct Ledger {
 }
 
 /// What the walk found at a place.
-struct Record {
+pub(super) struct Record {
     at: Cursor,
     index: usize,
-    lap: u64,
+    pub lap: u64,
     n: u32,
     claim: Word,
-    ready: Word,
+    pub ready: Word,
 }
 
 impl Record {
@@ -45,7 +45,7 @@ impl Record {
 }
 
 /// A walk over the claimed records, oldest first, tolerant of everybody else.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     ring: Ring<'a>,
     start: Cursor,
     at: Cursor,
@@ -54,8 +54,17 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(ring: Ring<'a>) -> Self {
-        let start = ring.head();
+        Self::from(ring, ring.head())
+    }
+
+    /// A walk that begins at `start`, where `head` was a moment ago.
+    pub fn from(ring: Ring<'a>, start: Cursor) -> Self {
         Self { ring, start, at: start, rounds: ring.rounds() }
+    }
+
+    /// `head` as it was where the walk began, or began again because `head` had passed it.
+    pub fn start(&self) -> Cursor {
+        self.start
     }
 
     /// `head`, if it has passed `at`. Exact however long this process slept, since `at` is at most a ring past `start`.
@@ -65,7 +74,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The record at the current place; `None` at the end of the claimed ones.
-    fn look(&mut self) -> Result<Option<Record>, Corrupt> {
+    pub fn look(&mut self) -> Result<Option<Record>, Corrupt> {
         loop {
             if self.rounds == 0 {
                 return Err(Corrupt { field: "head", found: self.start.bits() });
@@ -95,8 +104,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn step(&mut self, record: &Record) {
-        self.at = record.at.advance(record.n, record.claim.state() == WRITING);
+    pub fn step(&mut self, record: &Record) {
+        self.at = record.at.advance(record.n, false);
     }
 }
 
@@ -134,7 +143,8 @@ impl Ring<'_> {
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
             if record.is_open_write() && dead(record.claim.lane()) {
-                let tomb = Word::new(record.lap, TOMB, record.claim.lane(), record.n);
+                let lane = if broken("recovery-names-the-dead") { 0 } else { record.claim.lane() };
+                let tomb = Word::new(record.lap, TOMB, lane, record.n);
                 let slot = self.ready_word(record.index);
                 if slot.compare_exchange(record.ready.0, tomb.0, AcqRel, Relaxed).is_err() {
                     continue;
@@ -150,6 +160,7 @@ impl Ring<'_> {
                     continue;
                 }
                 ledger.redelivered += 1;
+                self.control().redo.redelivered.fetch_add(1, Relaxed);
             }
             walk.step(&record);
         }
@@ -160,6 +171,7 @@ impl Ring<'_> {
         }
         rmw_fence();
         self.settle()?;
+        self.heal_epochs();
         Ok(ledger)
     }
 

@@ -41,36 +41,15 @@
 
 use core::sync::atomic::AtomicU64 as PrivateU64;
 
+use super::block::RingBlock;
+use super::counts::{ABORTED, ITEMS, LOST};
 use super::cursor::Cursor;
 use super::word::{DONE, LAPS, PAD, READING, READY, REDO, TOMB, WRITING, Word};
 use crate::sys::atomic::{AtomicU64, Ordering, broken, fence, rmw_fence};
 use Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-/// A word alone on its pair of cache lines (the adjacent-line prefetcher fetches two).
-#[repr(C, align(128))]
-pub(super) struct Line(pub(super) AtomicU64);
-
-/// The cursors of a ring, as they lie in a segment: 512 bytes.
-#[repr(C)]
-pub struct RingBlock {
-    pub(super) tail: Line,
-    pub(super) rcur: Line,
-    pub(super) head: Line,
-    pub(super) redo: Line,
-}
-
-impl RingBlock {
-    /// The block of an empty ring. The three arrays start zeroed.
-    #[allow(clippy::new_without_default, reason = "a block is written into a segment, never made by default")]
-    pub fn new() -> Self {
-        Self::starting_at(Cursor::new(0, 0))
-    }
-
-    pub(super) fn starting_at(start: Cursor) -> Self {
-        let line = |value| Line(AtomicU64::new(value));
-        Self { tail: line(start.bits()), rcur: line(start.bits()), head: line(start.bits()), redo: line(0) }
-    }
-}
+/// So many aborted and lost records `head` passes in one move: less than half a turn of either count.
+const MOST_TOMBS: u32 = 256;
 
 /// A word in shared memory holds what no process of this library writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -218,6 +197,10 @@ impl<'a> Ring<'a> {
         }
     }
 
+    pub(super) fn control(&self) -> &'a RingBlock {
+        self.control
+    }
+
     /// Granules in the ring.
     #[inline(always)]
     pub fn capacity(&self) -> usize {
@@ -270,39 +253,57 @@ impl<'a> Ring<'a> {
 
     #[inline(always)]
     pub(super) fn tail(&self) -> Cursor {
-        Cursor::from_bits(self.control.tail.0.load(Acquire))
+        Cursor::from_bits(self.control.tail.cursor.load(Acquire))
     }
 
     #[inline(always)]
     pub(super) fn rcur(&self) -> Cursor {
-        Cursor::from_bits(self.control.rcur.0.load(Acquire))
+        Cursor::from_bits(self.control.rcur.cursor.load(Acquire))
     }
 
     #[inline(always)]
     pub(super) fn head(&self) -> Cursor {
-        Cursor::from_bits(self.control.head.0.load(Acquire))
+        Cursor::from_bits(self.control.head.cursor.load(Acquire))
     }
 
     #[inline(always)]
     pub(super) fn redo(&self) -> u64 {
-        self.control.redo.0.load(Acquire)
+        self.control.redo.count.load(Acquire)
     }
 
     /// Says that a recovery has made REDO words: Release, after them.
     pub(super) fn announce_redo(&self) {
-        self.control.redo.0.fetch_add(1, AcqRel);
+        self.control.redo.count.fetch_add(1, AcqRel);
     }
 
     /// Moves `tail` on, unless somebody has.
     #[inline(always)]
     pub(super) fn move_tail(&self, from: Cursor, to: Cursor) {
-        let _ = self.control.tail.0.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed);
+        let tail = &self.control.tail;
+        if tail.cursor.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed).is_ok() {
+            ITEMS.moved(to.bits(), &tail.cursor, &tail.epoch);
+        }
     }
 
     /// Moves `rcur` on, unless somebody has.
     #[inline(always)]
     pub(super) fn move_rcur(&self, from: Cursor, to: Cursor) -> bool {
-        self.control.rcur.0.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed).is_ok()
+        let rcur = &self.control.rcur;
+        let moved = rcur.cursor.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed).is_ok();
+        if moved {
+            ITEMS.moved(to.bits(), &rcur.cursor, &rcur.epoch);
+        }
+        moved
+    }
+
+    /// Says the half turns of the cursors that the dead have moved: see `turns.rs`, rule 2.
+    #[cold]
+    pub(super) fn heal_epochs(&self) {
+        let RingBlock { tail, rcur, head, .. } = self.control;
+        ITEMS.heal(&tail.cursor, &tail.epoch);
+        ITEMS.heal(&rcur.cursor, &rcur.epoch);
+        ABORTED.heal(&head.cursor, &head.aborted_epoch);
+        LOST.heal(&head.cursor, &head.lost_epoch);
     }
 
     /// The extent of the record that starts at `index`, checked.
@@ -580,6 +581,7 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// If the ring is damaged.
     pub fn reclaim(&self) -> Result<bool, Corrupt> {
+        let mut moved = false;
         for _ in 0..self.rounds() {
             let head = self.head();
             let rcur = self.rcur();
@@ -590,25 +592,38 @@ impl<'a> Ring<'a> {
                 }
                 return Err(Corrupt { field: "rcur", found: rcur.bits() });
             }
-            let mut at = head;
-            while at.granules_since(head) < limit {
+            let (mut at, mut tombs) = (head, 0);
+            while at.granules_since(head) < limit && tombs < MOST_TOMBS {
                 let (index, lap) = self.place(at.position());
                 let ready = self.load(self.ready_word(index));
                 if !ready.is_of(lap) {
                     break;
                 }
                 let n = self.extent(index, ready, "ready")?;
-                if ready.state() == READY && !self.load(self.take_word(index)).says(lap, DONE) {
-                    break;
-                }
-                at = at.advance(n, ready.state() != PAD);
+                at = match ready.state() {
+                    TOMB => {
+                        tombs += 1;
+                        at.bury(n, ready.lane() != 0)
+                    }
+                    READY if !self.load(self.take_word(index)).says(lap, DONE) => break,
+                    _ => at.advance(n, false),
+                };
             }
             if at == head {
-                return Ok(false);
+                return Ok(moved);
+            }
+            if tombs > 0 {
+                // Before the move: it may be more than one record. See `turns.rs`, rule 2.
+                let line = &self.control.head;
+                ABORTED.heal(&line.cursor, &line.aborted_epoch);
+                LOST.heal(&line.cursor, &line.lost_epoch);
             }
             // All that was seen is final in its lap, and the lap is still on if `head` has not moved.
-            if self.control.head.0.compare_exchange(head.bits(), at.bits(), AcqRel, Relaxed).is_ok() {
-                return Ok(true);
+            if self.control.head.cursor.compare_exchange(head.bits(), at.bits(), AcqRel, Relaxed).is_ok() {
+                if tombs < MOST_TOMBS {
+                    return Ok(true);
+                }
+                moved = true;
             }
         }
         Err(Corrupt { field: "head", found: self.head().bits() })

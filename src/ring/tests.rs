@@ -14,8 +14,9 @@ struct Memory {
 
 impl Memory {
     fn starting_at(capacity: usize, start: Cursor) -> Self {
+        let head = Cursor::new(start.position(), start.items());
         let words = || (0..capacity).map(|_| AtomicU64::new(0)).collect();
-        Self { control: RingBlock::starting_at(start), words: [words(), words(), words()] }
+        Self { control: RingBlock::starting_at(start, head), words: [words(), words(), words()] }
     }
 
     fn new(capacity: usize) -> Self {
@@ -181,7 +182,7 @@ fn the_dead_are_counted_and_their_records_closed() {
     ring.done(next, true).unwrap();
     assert_eq!(ring.done(again, true), Ok(true));
     assert!(!ring.has_ready(&cache));
-    assert_eq!(ring.head(), ring.tail());
+    assert_eq!(ring.head().position(), ring.tail().position());
 }
 
 #[test]
@@ -211,8 +212,43 @@ fn positions_and_items_wrap() {
         }
         assert!(ring.tail().position() < 1 << 43);
         ring.reclaim().unwrap();
-        assert_eq!(ring.head(), ring.tail());
+        assert_eq!(ring.head().position(), ring.tail().position());
     }
+}
+
+#[test]
+fn counts_are_exact_over_many_turns() {
+    const ROUNDS: u64 = 1 << 19;
+    let start = Cursor::new(0, (1 << 19) - 1000);
+    let memory = Memory::starting_at(64, start);
+    let (ring, cache) = (memory.ring(), memory.ring().cache());
+    let first = ring.counts().unwrap();
+    assert_eq!((first.claimed, first.taken), ((1 << 19) - 1000, (1 << 19) - 1000));
+    let (mut aborted, mut lost) = (first.aborted, first.lost);
+    for round in 1..=ROUNDS {
+        ring.commit(ring.claim(&cache, 1, 1, NO_LIMIT).unwrap(), 1);
+        if round % 3 == 0 {
+            ring.abort(ring.claim(&cache, 1, 2, NO_LIMIT).unwrap());
+            aborted += 1;
+        }
+        if round % 5 == 0 {
+            let _ = ring.claim(&cache, 7, 1, NO_LIMIT).unwrap();
+            assert_eq!(ring.recover(&|lane| lane == 7).unwrap().vanished, 1);
+            lost += 1;
+        }
+        ring.done(ring.take(&cache, 2).unwrap(), false).unwrap();
+        if round % 1000 < 3 || round == ROUNDS {
+            let counts = ring.counts().unwrap();
+            assert_eq!(counts.claimed, counts.taken + ring.len() as u64);
+            assert_eq!((counts.aborted, counts.lost, counts.redelivered), (aborted, lost, 0));
+            assert_eq!(counts.claimed, first.claimed + round + aborted - first.aborted + lost - first.lost);
+            assert_eq!(counts.committed(), counts.claimed - aborted - lost);
+        }
+    }
+    assert!(lost > 5 * 1024 && aborted > 5 * 1024);
+    let _ = (ring.claim(&cache, 1, 1, NO_LIMIT).map(|claim| ring.commit(claim, 1)), ring.take(&cache, 9).unwrap());
+    ring.recover(&|lane| lane == 9).unwrap();
+    assert_eq!(ring.counts().unwrap().redelivered, 1);
 }
 
 #[test]
@@ -269,7 +305,7 @@ fn threads_lose_nothing_and_get_nothing_twice() {
     });
     assert!(memory.ring().is_empty());
     memory.ring().reclaim().unwrap();
-    assert_eq!(memory.ring().head(), memory.ring().tail());
+    assert_eq!(memory.ring().head().position(), memory.ring().tail().position());
 }
 
 /// A word of an array: anything, or something that looks right.
@@ -289,13 +325,15 @@ proptest! {
     fn whatever_the_bytes_every_operation_returns(
         cursors in proptest::array::uniform4(cursor()),
         words in proptest::collection::vec(word(), 3 * 64),
-        steps in proptest::collection::vec((0u8..14, 1u32..34, 0usize..196, word(), cursor()), 0..40),
+        steps in proptest::collection::vec((0u8..15, 1u32..34, 0usize..196, word(), cursor()), 0..40),
     ) {
         use crate::sys::atomic::Ordering::Relaxed;
         let memory = Memory::new(64);
-        let control = [&memory.control.tail, &memory.control.rcur, &memory.control.head, &memory.control.redo];
-        for (line, value) in control.iter().zip(cursors) {
-            line.0.store(value, Relaxed);
+        let RingBlock { tail, rcur, head, redo } = &memory.control;
+        let epochs = [&tail.epoch, &rcur.epoch, &head.lost_epoch, &head.aborted_epoch];
+        let control = [&tail.cursor, &rcur.cursor, &head.cursor, &redo.count];
+        for (word, value) in control.iter().chain(&epochs).zip(cursors.into_iter().cycle()) {
+            word.store(value, Relaxed);
         }
         let all: Vec<&AtomicU64> = memory.words.iter().flatten().collect();
         for (word, value) in all.iter().zip(&words) {
@@ -318,8 +356,9 @@ proptest! {
                 }).unwrap_or(()),
                 11 | 12 => match place.checked_sub(4) {
                     Some(index) => all[index].store(word, Relaxed),
-                    None => control[place].0.store(cursor, Relaxed),
+                    None => control[place].store(cursor, Relaxed),
                 },
+                13 => drop(ring.counts()),
                 _ => drop(ring.cache()),
             }
             for (position, n) in claims.iter().map(|c| (c.position, c.n)).chain(takes.iter().map(|t| (t.position, t.n))) {

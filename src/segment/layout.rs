@@ -46,7 +46,7 @@ unsafe impl Block for EventBlock {}
 unsafe impl Block for BarrierBlock {}
 // SAFETY: repr(C), one 32-bit atomic.
 unsafe impl Block for OnceBlock {}
-// SAFETY: repr(C), atomics with padding.
+// SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 
 /// The start of a segment. Read once at attach, but for the words that change (from `committed` on).
@@ -234,8 +234,8 @@ pub fn layout_hash() -> u64 {
         size_of::<OnceBlock>(),
         PAGE,
     ];
-    let mut bytes = Vec::with_capacity(facts.len() * 8);
-    for fact in facts {
+    let mut bytes = Vec::new();
+    for fact in facts.into_iter().chain(crate::ring::RingBlock::WORDS.map(|(_, offset)| offset)) {
         bytes.extend_from_slice(&(fact as u64).to_le_bytes());
     }
     fnv1a(&bytes)
