@@ -43,7 +43,7 @@ impl Fixture {
     }
 
     fn ring(&self) -> Ring<'_> {
-        Ring::of_any_size(&self.control, &self.words[0], &self.words[1], &self.words[2]).unwrap()
+        Ring::of_any_size(&self.control, self.data.len(), &self.words[0], &self.words[1], &self.words[2]).unwrap()
     }
 
     fn put(&self, cache: &RingCache, lane: u16, n: u32, value: u32, limit: u32) -> Result<(), ClaimError> {
