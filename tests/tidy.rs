@@ -25,6 +25,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/process/entry.rs", "stands in .init_array, edits the environment before main"),
     ("src/process/function.rs", "makes a value of a function type without size"),
     ("src/ring/models.rs", "cells that loom watches"),
+    ("src/ring/models/sides.rs", "cells that loom watches"),
     ("src/ring/view.rs", "indexes the three arrays by masked positions"),
     ("src/segment/layout.rs", "says which types may be looked at in place"),
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),

@@ -13,6 +13,7 @@ use loom::thread;
 use super::*;
 use crate::sys::atomic::{AtomicU64, Killed, kill_point, with_broken, with_budget};
 
+mod sides;
 mod turns;
 
 const NO_LIMIT: u32 = u32::MAX;
