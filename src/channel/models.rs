@@ -53,7 +53,7 @@ impl Fixture {
     }
 
     fn ring(&self) -> Ring<'_> {
-        Ring::of_any_size(&self.control, &self.words[0], &self.words[1], &self.words[2]).unwrap()
+        Ring::of_any_size(&self.control, self.words[0].len(), &self.words[0], &self.words[1], &self.words[2]).unwrap()
     }
 
     fn leases(&self) -> Leases<'_> {

@@ -1,10 +1,11 @@
 //! What a ring has done since it was made, in exact numbers.
 
-use super::block::CursorLine;
 use super::cursor::Cursor;
 use super::recover::Walk;
-use super::stamped::{Corrupt, Ring};
+use super::sides::{Form, Side};
+use super::stamped::Corrupt;
 use super::turns::{Field, snapshot};
+use super::view::Ring;
 use super::word::TOMB;
 use crate::sys::atomic::{Ordering::Acquire, broken};
 
@@ -26,9 +27,10 @@ pub struct Counts {
     /// Left behind by consumers: taken, or found aborted or lost and stepped over. Claimed and not taken are the records
     /// that [`Ring::len`] counts.
     pub taken: u64,
-    /// Claimed and given up by their producers. No death makes this inexact.
+    /// Claimed and given up by their producers. With many producers no death makes this and `lost` inexact; with one,
+    /// a death in the wrong place may count a record in both, and in `claimed` twice.
     pub aborted: u64,
-    /// Claimed by producers that died before the commit, as far as their deaths were found. No death makes this inexact.
+    /// Claimed by producers that died before the commit, as far as their deaths were found.
     pub lost: u64,
     /// Offered again because their takers died. If a recoverer dies in turn, the records that it was closing may be
     /// missing here.
@@ -36,13 +38,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Records that are committed or still being written: claimed, and neither aborted nor lost.
+    /// Records that are committed or still being written: claimed, and neither aborted nor lost. No death makes this
+    /// inexact. With one producer, a record counts from its commit on.
     pub fn committed(&self) -> u64 {
         self.claimed.wrapping_sub(self.aborted).wrapping_sub(self.lost)
     }
 }
 
-impl Ring<'_> {
+impl<P: Side, C: Side, F: Form> Ring<'_, P, C, F> {
     /// The records of this ring since it was made. Walks over those that are claimed and not reclaimed.
     ///
     /// # Errors
@@ -51,17 +54,25 @@ impl Ring<'_> {
         let control = self.control();
         let redelivered = control.redo.redelivered.load(Acquire);
         let (aborted, lost) = self.tombs()?;
-        let exact = |line: &CursorLine| {
-            let (word, [epoch]) = snapshot(&line.cursor, [&line.epoch]);
-            ITEMS.exact(word, epoch)
-        };
-        let taken = exact(&control.rcur);
-        let claimed = exact(&control.tail);
+        let (rcur, [epoch]) = snapshot(&control.rcur.cursor, [&control.rcur.epoch]);
+        let taken = ITEMS.exact(rcur, epoch);
+        let (tail, [epoch]) = snapshot(&control.tail.cursor, [&control.tail.epoch]);
+        let mut claimed = ITEMS.exact(tail, epoch);
+        if !P::MANY {
+            // Behind `tail` is what is committed, so what it does not say is added, and what never is.
+            let tail = Cursor::from_bits(tail);
+            let unsaid = self.committed_from(tail).items_since(tail);
+            claimed = claimed.wrapping_add(unsaid.into()).wrapping_add(aborted).wrapping_add(lost);
+        }
         Ok(Counts { claimed, taken, aborted, lost, redelivered })
     }
 
     /// The aborted and the lost records: those before `head` are in its word, the others are in the ring.
     fn tombs(&self) -> Result<(u64, u64), Corrupt> {
+        if !P::MANY {
+            let line = &self.control().tail;
+            return Ok((line.aborted.load(Acquire), line.lost.load(Acquire)));
+        }
         let line = &self.control().head;
         for _ in 0..self.rounds() {
             let (head, [a, l]) = snapshot(&line.cursor, [&line.aborted_epoch, &line.lost_epoch]);

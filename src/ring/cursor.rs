@@ -56,6 +56,13 @@ impl Cursor {
         Self(items | self.0.wrapping_add(n as u64) & POSITION)
     }
 
+    /// The cursor behind `records` records of `n` granules each.
+    #[inline(always)]
+    pub(super) const fn advance_all(self, n: u32, records: u32) -> Self {
+        let items = self.0.wrapping_add((records as u64) << POSITION_BITS) & !POSITION;
+        Self(items | self.0.wrapping_add(n as u64 * records as u64) & POSITION)
+    }
+
     /// The cursor `n` granules further on, over a record whose producer died, or gave it up; of a cursor that counts
     /// these.
     pub(super) const fn bury(self, n: u32, died: bool) -> Self {

@@ -13,6 +13,7 @@ use loom::thread;
 use super::*;
 use crate::sys::atomic::{AtomicU64, Killed, kill_point, with_broken, with_budget};
 
+mod sides;
 mod turns;
 
 const NO_LIMIT: u32 = u32::MAX;
@@ -43,7 +44,7 @@ impl Fixture {
     }
 
     fn ring(&self) -> Ring<'_> {
-        Ring::of_any_size(&self.control, &self.words[0], &self.words[1], &self.words[2]).unwrap()
+        Ring::of_any_size(&self.control, self.data.len(), &self.words[0], &self.words[1], &self.words[2]).unwrap()
     }
 
     fn put(&self, cache: &RingCache, lane: u16, n: u32, value: u32, limit: u32) -> Result<(), ClaimError> {

@@ -14,7 +14,9 @@
 //! carries the dead stamp, or from the older one it stands for, so a record of the living is never touched.
 
 use super::cursor::Cursor;
-use super::stamped::{Corrupt, Ring};
+use super::sides::{Form, Side};
+use super::stamped::Corrupt;
+use super::view::Ring;
 use super::word::{DONE, PAD, READING, READY, REDO, TOMB, WRITING, Word};
 use crate::sys::atomic::{Ordering, broken, rmw_fence};
 use Ordering::{AcqRel, Relaxed};
@@ -45,20 +47,20 @@ impl Record {
 }
 
 /// A walk over the claimed records, oldest first, tolerant of everybody else.
-pub(super) struct Walk<'a> {
-    ring: Ring<'a>,
+pub(super) struct Walk<'a, P: Side, C: Side, F: Form> {
+    ring: Ring<'a, P, C, F>,
     start: Cursor,
     at: Cursor,
     rounds: usize,
 }
 
-impl<'a> Walk<'a> {
-    fn new(ring: Ring<'a>) -> Self {
+impl<'a, P: Side, C: Side, F: Form> Walk<'a, P, C, F> {
+    fn new(ring: Ring<'a, P, C, F>) -> Self {
         Self::from(ring, ring.head())
     }
 
     /// A walk that begins at `start`, where `head` was a moment ago.
-    pub fn from(ring: Ring<'a>, start: Cursor) -> Self {
+    pub fn from(ring: Ring<'a, P, C, F>, start: Cursor) -> Self {
         Self { ring, start, at: start, rounds: ring.rounds() }
     }
 
@@ -84,9 +86,11 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             }
             let (index, lap) = self.ring.place(self.at.position());
-            let claim = self.ring.load(self.ring.claim_word(index));
+            let claim = if P::MANY { self.ring.load(self.ring.claim_word(index)) } else { Word(0) };
             // After `claim`: a word of a later lap in `ready[]` shows in `head`, which is loaded after both.
             let ready = self.ring.load(self.ring.ready_word(index));
+            // One producer claims in private: what is there is committed.
+            let claim = if P::MANY || !ready.is_of(lap) { claim } else { ready.as_claim() };
             if !broken("recovery-looks-at-head-again") || !claim.is_of(lap) {
                 if let Some(head) = self.overtaken() {
                     (self.start, self.at) = (head, head);
@@ -109,7 +113,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Ring<'_> {
+impl<P: Side, C: Side, F: Form> Ring<'_, P, C, F> {
     /// Counts what [`recover`](Self::recover) would find, and changes nothing.
     ///
     /// `dead` says whether a lane belongs to the dead; the caller has the proof, and keeps those lanes out of use.
@@ -126,17 +130,31 @@ impl Ring<'_> {
     /// If the ring is damaged.
     pub fn count_kept(&self, dead: &dyn Fn(u16) -> bool, kept: &dyn Fn(u64) -> bool) -> Result<Ledger, Corrupt> {
         let mut ledger = Ledger::default();
+        let producer_died = !P::MANY && dead(self.producer());
+        if producer_died {
+            ledger.vanished = self.reserved_records();
+        }
+        let consumer_died = !C::MANY && dead(self.consumer());
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
-            let take = self.load(self.take_word(record.index));
             if record.is_open_write() && dead(record.claim.lane()) {
                 ledger.vanished += 1;
-            } else if take.says(record.lap, READING) && dead(take.lane()) && !kept(record.at.position()) {
-                ledger.redelivered += 1;
+            } else if C::MANY {
+                let take = self.load(self.take_word(record.index));
+                let open = take.says(record.lap, READING) && dead(take.lane());
+                ledger.redelivered += u32::from(open && !kept(record.at.position()));
+            } else {
+                ledger.redelivered += u32::from(consumer_died && self.is_open_read(&record));
             }
             walk.step(&record);
         }
         Ok(ledger)
+    }
+
+    /// Whether the one consumer has taken this record, which lies behind `head`.
+    fn is_open_read(&self, record: &Record) -> bool {
+        let after = self.rcur().granules_since(record.at);
+        record.ready.says(record.lap, READY) && (1..=self.capacity() as u64).contains(&after)
     }
 
     /// Closes what the dead left open: their unfinished records vanish, those they were reading are taken again.
@@ -157,6 +175,7 @@ impl Ring<'_> {
     /// If the ring is damaged.
     pub fn recover_kept(&self, dead: &dyn Fn(u16) -> bool, kept: &dyn Fn(u64) -> bool) -> Result<Ledger, Corrupt> {
         let mut ledger = Ledger::default();
+        let consumer_died = !C::MANY && dead(self.consumer());
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
             if record.is_open_write() && dead(record.claim.lane()) {
@@ -167,6 +186,11 @@ impl Ring<'_> {
                     continue;
                 }
                 ledger.vanished += 1;
+            }
+            if !C::MANY {
+                ledger.redelivered += u32::from(consumer_died && self.is_open_read(&record));
+                walk.step(&record);
+                continue;
             }
             let slot = self.take_word(record.index);
             let take = self.load(slot);
@@ -192,7 +216,25 @@ impl Ring<'_> {
         rmw_fence();
         self.settle()?;
         self.heal_epochs();
+        if !P::MANY && dead(self.producer()) {
+            ledger.vanished += self.bury_producer();
+        }
+        if consumer_died {
+            self.control().redo.redelivered.fetch_add(ledger.redelivered.into(), Relaxed);
+            self.leave_consumer(self.consumer());
+        }
         Ok(ledger)
+    }
+
+    /// Ends what the dead producer left: its records that are committed, and those that are not. How many these are.
+    fn bury_producer(&self) -> u32 {
+        let line = &self.control().tail;
+        let vanished = self.reserved_records();
+        self.catch_up();
+        line.lost.store(line.lost.load(Relaxed).wrapping_add(vanished.into()), Relaxed);
+        line.reserved.store(line.cursor.load(Relaxed), Relaxed);
+        self.leave_producer(self.producer());
+        vanished
     }
 
     /// Calls `f(position, n)` for each record that is committed and not done.
@@ -204,8 +246,8 @@ impl Ring<'_> {
     pub fn for_each_live(&self, f: &mut dyn FnMut(u64, u32)) -> Result<(), Corrupt> {
         let mut walk = Walk::new(*self);
         while let Some(record) = walk.look()? {
-            let take = self.load(self.take_word(record.index));
-            if record.ready.says(record.lap, READY) && !take.says(record.lap, DONE) {
+            let is_done = C::MANY && self.load(self.take_word(record.index)).says(record.lap, DONE);
+            if record.ready.says(record.lap, READY) && !is_done {
                 f(record.at.position(), record.n);
             }
             walk.step(&record);

@@ -1,7 +1,8 @@
 //! A taken record that its taker cannot keep; and the question whether anything is in flight.
 
 use super::cursor::Cursor;
-use super::stamped::{Corrupt, Ring, Taken};
+use super::stamped::{Corrupt, Taken};
+use super::view::Ring;
 use super::word::{REDO, Word};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 

@@ -39,13 +39,12 @@
 //! Source: the idea of a state and a lap in each slot is D. Vyukov's bounded MPMC queue
 //! (<https://www.1024cores.net/home/lock-free-algorithms/queues/bounded-mpmc-queue>).
 
-use core::sync::atomic::AtomicU64 as PrivateU64;
-
-use super::block::RingBlock;
-use super::counts::{ABORTED, ITEMS, LOST};
+use super::counts::{ABORTED, LOST};
 use super::cursor::Cursor;
-use super::word::{DONE, LAPS, PAD, READING, READY, REDO, TOMB, WRITING, Word};
-use crate::sys::atomic::{AtomicU64, Ordering, broken, fence, rmw_fence};
+use super::sides::{Form, Side};
+use super::view::{Ring, RingCache};
+use super::word::{DONE, PAD, READING, READY, REDO, TOMB, WRITING, Word};
+use crate::sys::atomic::{Ordering, broken, fence, rmw_fence};
 use Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// So many aborted and lost records `head` passes in one move: less than half a turn of either count.
@@ -111,213 +110,7 @@ pub struct Taken {
     pub redelivered: bool,
 }
 
-/// What one process remembers of a ring to spare itself looking; shared by its threads, never by processes.
-///
-/// Made by [`Ring::cache`]; use it with that ring only.
-#[derive(Debug)]
-pub struct RingCache {
-    head: PrivateU64,
-    rcur: PrivateU64,
-    redo: PrivateU64,
-}
-
-impl RingCache {
-    pub(super) fn redo_seen(&self) -> u64 {
-        self.redo.load(Acquire)
-    }
-
-    pub(super) fn remember(&self, head: Cursor, rcur: Cursor) {
-        // Release: a thread that gets its room from here must also get the end of the reading that made it.
-        self.head.store(head.bits(), Release);
-        self.rcur.store(rcur.bits(), Release);
-    }
-}
-
-/// A view of a ring in shared memory.
-#[derive(Clone, Copy)]
-pub struct Ring<'a> {
-    control: &'a RingBlock,
-    /// The three arrays have the same length, `mask + 1`, a power of two.
-    claim: &'a [AtomicU64],
-    ready: &'a [AtomicU64],
-    take: &'a [AtomicU64],
-    mask: u64,
-    shift: u32,
-}
-
-impl<'a> Ring<'a> {
-    /// The smallest ring, in granules.
-    pub const MIN_CAPACITY: usize = 64;
-    /// The largest ring, in granules.
-    pub const MAX_CAPACITY: usize = 1 << 19;
-
-    /// Views a ring: its cursors, and the words of its granules.
-    ///
-    /// # Errors
-    /// If the three arrays differ in length, or the length is no power of two between [`MIN_CAPACITY`] and
-    /// [`MAX_CAPACITY`].
-    ///
-    /// [`MIN_CAPACITY`]: Self::MIN_CAPACITY
-    /// [`MAX_CAPACITY`]: Self::MAX_CAPACITY
-    pub fn new(
-        control: &'a RingBlock,
-        claim: &'a [AtomicU64],
-        ready: &'a [AtomicU64],
-        take: &'a [AtomicU64],
-    ) -> Result<Self, Corrupt> {
-        if claim.len() < Self::MIN_CAPACITY {
-            return Err(Corrupt { field: "capacity", found: claim.len() as u64 });
-        }
-        Self::of_any_size(control, claim, ready, take)
-    }
-
-    /// As `new`, without the lower bound: models have rings of two granules.
-    pub(crate) fn of_any_size(
-        control: &'a RingBlock,
-        claim: &'a [AtomicU64],
-        ready: &'a [AtomicU64],
-        take: &'a [AtomicU64],
-    ) -> Result<Self, Corrupt> {
-        let capacity = claim.len();
-        for len in [capacity, ready.len(), take.len()] {
-            if len != capacity || !len.is_power_of_two() || len > Self::MAX_CAPACITY {
-                return Err(Corrupt { field: "capacity", found: len as u64 });
-            }
-        }
-        Ok(Self { control, claim, ready, take, mask: capacity as u64 - 1, shift: capacity.trailing_zeros() })
-    }
-
-    /// A fresh memory of this ring, for one process.
-    pub fn cache(&self) -> RingCache {
-        // One less than the counter holds: the first take looks for records given back before this process came.
-        RingCache {
-            head: PrivateU64::new(self.head().bits()),
-            rcur: PrivateU64::new(self.rcur().bits()),
-            redo: PrivateU64::new(self.redo().wrapping_sub(1)),
-        }
-    }
-
-    pub(super) fn control(&self) -> &'a RingBlock {
-        self.control
-    }
-
-    /// Granules in the ring.
-    #[inline(always)]
-    pub fn capacity(&self) -> usize {
-        self.claim.len()
-    }
-
-    /// The index of `position`: where its granule lies in the data area.
-    #[inline(always)]
-    pub fn index(&self, position: u64) -> usize {
-        (position & self.mask) as usize
-    }
-
-    /// Rounds after which a loop that should have ended says [`Corrupt`].
-    pub(super) fn rounds(&self) -> usize {
-        self.capacity() + 65536
-    }
-
-    /// The index and the lap of a position.
-    #[inline(always)]
-    pub(super) fn place(&self, position: u64) -> (usize, u64) {
-        (self.index(position), (position >> self.shift).wrapping_add(1) & LAPS)
-    }
-
-    #[inline(always)]
-    pub(super) fn claim_word(&self, index: usize) -> &'a AtomicU64 {
-        debug_assert!(index < self.claim.len());
-        // SAFETY: rule 5: `index & mask <= mask`, and each array has `mask + 1` words (checked when the view was made,
-        // of private memory).
-        unsafe { self.claim.get_unchecked(index & self.mask as usize) }
-    }
-
-    #[inline(always)]
-    pub(super) fn ready_word(&self, index: usize) -> &'a AtomicU64 {
-        debug_assert!(index < self.ready.len());
-        // SAFETY: as in `claim_word`.
-        unsafe { self.ready.get_unchecked(index & self.mask as usize) }
-    }
-
-    #[inline(always)]
-    pub(super) fn take_word(&self, index: usize) -> &'a AtomicU64 {
-        debug_assert!(index < self.take.len());
-        // SAFETY: as in `claim_word`.
-        unsafe { self.take.get_unchecked(index & self.mask as usize) }
-    }
-
-    #[inline(always)]
-    pub(super) fn load(&self, word: &AtomicU64) -> Word {
-        Word(word.load(Acquire))
-    }
-
-    #[inline(always)]
-    pub(super) fn tail(&self) -> Cursor {
-        Cursor::from_bits(self.control.tail.cursor.load(Acquire))
-    }
-
-    #[inline(always)]
-    pub(super) fn rcur(&self) -> Cursor {
-        Cursor::from_bits(self.control.rcur.cursor.load(Acquire))
-    }
-
-    #[inline(always)]
-    pub(super) fn head(&self) -> Cursor {
-        Cursor::from_bits(self.control.head.cursor.load(Acquire))
-    }
-
-    #[inline(always)]
-    pub(super) fn redo(&self) -> u64 {
-        self.control.redo.count.load(Acquire)
-    }
-
-    /// Says that a recovery has made REDO words: Release, after them.
-    pub(super) fn announce_redo(&self) {
-        self.control.redo.count.fetch_add(1, AcqRel);
-    }
-
-    /// Moves `tail` on, unless somebody has.
-    #[inline(always)]
-    pub(super) fn move_tail(&self, from: Cursor, to: Cursor) {
-        let tail = &self.control.tail;
-        if tail.cursor.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed).is_ok() {
-            ITEMS.moved(to.bits(), &tail.cursor, &tail.epoch);
-        }
-    }
-
-    /// Moves `rcur` on, unless somebody has.
-    #[inline(always)]
-    pub(super) fn move_rcur(&self, from: Cursor, to: Cursor) -> bool {
-        let rcur = &self.control.rcur;
-        let moved = rcur.cursor.compare_exchange(from.bits(), to.bits(), AcqRel, Relaxed).is_ok();
-        if moved {
-            ITEMS.moved(to.bits(), &rcur.cursor, &rcur.epoch);
-        }
-        moved
-    }
-
-    /// Says the half turns of the cursors that the dead have moved: see `turns.rs`, rule 2.
-    #[cold]
-    pub(super) fn heal_epochs(&self) {
-        let RingBlock { tail, rcur, head, .. } = self.control;
-        ITEMS.heal(&tail.cursor, &tail.epoch);
-        ITEMS.heal(&rcur.cursor, &rcur.epoch);
-        ABORTED.heal(&head.cursor, &head.aborted_epoch);
-        LOST.heal(&head.cursor, &head.lost_epoch);
-    }
-
-    /// The extent of the record that starts at `index`, checked.
-    #[inline(always)]
-    pub(super) fn extent(&self, index: usize, word: Word, field: &'static str) -> Result<u32, Corrupt> {
-        let n = word.n();
-        // `n - 1` of 0 is huge.
-        if (n.wrapping_sub(1) as usize) < self.capacity() - index {
-            Ok(n)
-        } else {
-            Err(Corrupt { field, found: word.0 })
-        }
-    }
-
+impl<P: Side, C: Side, F: Form> Ring<'_, P, C, F> {
     /// Claims `n` granules in a row for `lane`; linearises at the CAS on `claim[]`, which also names the owner.
     ///
     /// Never blocks. `max_items` limits the records that wait to be taken, exactly, whatever others do at the same time.
@@ -326,8 +119,12 @@ impl<'a> Ring<'a> {
     /// [`ClaimError::Full`] if there was no room, or as many records as `max_items`, at some moment of the call.
     #[inline]
     pub fn claim(&self, cache: &RingCache, lane: u16, n: u32, max_items: u32) -> Result<Claim, ClaimError> {
+        let n = if F::SLOTS { 1 } else { n };
         if n == 0 || n as usize > self.capacity() / 2 {
             return Err(ClaimError::TooLarge);
+        }
+        if !P::MANY {
+            return self.claim_alone(cache, n, max_items);
         }
         for _round in 0..self.rounds() {
             let tail = self.tail();
@@ -366,33 +163,39 @@ impl<'a> Ring<'a> {
     }
 
     #[inline(always)]
-    fn has_room_by_cache(&self, cache: &RingCache, tail: Cursor, m: u32, max_items: Option<u32>) -> bool {
+    pub(super) fn has_room_by_cache(&self, cache: &RingCache, tail: Cursor, m: u32, max_items: Option<u32>) -> bool {
         // The remembered cursors are old, so they err on the side of no room; one that looks *later* than `tail` (which
         // then is old itself) lies more than a ring away.
         let used = tail.granules_since(Cursor::from_bits(cache.head.load(Acquire)));
-        let fits = used.wrapping_add(m as u64) <= self.mask + 1;
+        let fits = used.wrapping_add(m as u64) <= self.capacity() as u64;
         let Some(max_items) = max_items else { return fits };
         let rcur = Cursor::from_bits(cache.rcur.load(Acquire));
-        fits && tail.granules_since(rcur) <= self.mask + 1 && tail.items_since(rcur) < max_items
+        fits && tail.granules_since(rcur) <= self.capacity() as u64 && tail.items_since(rcur) < max_items
     }
 
     /// Looks at the true cursors, and helps them on if there is still no room. False if the ring is full.
     #[cold]
-    fn look_for_room(&self, cache: &RingCache, tail: Cursor, m: u32, max_items: Option<u32>) -> Result<bool, Corrupt> {
+    pub(super) fn look_for_room(
+        &self,
+        cache: &RingCache,
+        tail: Cursor,
+        m: u32,
+        max_items: Option<u32>,
+    ) -> Result<bool, Corrupt> {
         let (head, rcur) = (self.head(), self.rcur());
         if self.tail() != tail {
             return Ok(true);
         }
         // `tail` stood still meanwhile, so by rule 1 the order is head, rcur, tail.
         let (used, untaken) = (tail.granules_since(head), tail.granules_since(rcur));
-        if used > self.mask + 1 {
+        if used > self.capacity() as u64 {
             return Err(Corrupt { field: "head", found: head.bits() });
         }
         if untaken > used {
             return Err(Corrupt { field: "rcur", found: rcur.bits() });
         }
         cache.remember(head, rcur);
-        if used + m as u64 <= self.mask + 1 && max_items.is_none_or(|max| tail.items_since(rcur) < max) {
+        if used + m as u64 <= self.capacity() as u64 && max_items.is_none_or(|max| tail.items_since(rcur) < max) {
             return Ok(true);
         }
         // A consumer may have died between DONE and moving `head`, or between READING and moving `rcur`.
@@ -432,11 +235,17 @@ impl<'a> Ring<'a> {
         let (index, lap) = self.place(claim.position);
         let order = if broken("commit-releases") { Relaxed } else { Release };
         self.ready_word(index).store(Word::new(lap, READY, lane, claim.n).0, order);
+        if !P::MANY {
+            self.follow_commit(claim.n, 1);
+        }
     }
 
     /// Gives a claimed record up; consumers step over it.
     #[inline]
     pub fn abort(&self, claim: Claim) {
+        if !P::MANY {
+            return self.abort_alone();
+        }
         let (index, lap) = self.place(claim.position);
         self.ready_word(index).store(Word::new(lap, TOMB, 0, claim.n).0, Release);
     }
@@ -450,6 +259,9 @@ impl<'a> Ring<'a> {
     /// being written.
     #[inline]
     pub fn take(&self, cache: &RingCache, lane: u16) -> Result<Taken, TakeError> {
+        if !C::MANY {
+            return self.take_alone(cache);
+        }
         let redo = self.redo();
         if redo != cache.redo_seen() {
             if let Some(taken) = self.take_again(lane)? {
@@ -501,7 +313,7 @@ impl<'a> Ring<'a> {
             return Err(Corrupt { field: "ready", found: ready.0 });
         };
         let next = rcur.advance(n, ready.state() == TOMB);
-        if !broken("tail-before-rcur") && self.tail() == rcur {
+        if P::MANY && !broken("tail-before-rcur") && self.tail() == rcur {
             self.move_tail(rcur, next);
         }
         Ok(self.move_rcur(rcur, next))
@@ -517,7 +329,7 @@ impl<'a> Ring<'a> {
         for _ in 0..self.rounds() {
             let left = end.granules_since(at);
             // More than a ring: `at` is past `end`, because `head` is.
-            if left > self.mask + 1 || left == 0 && broken("redo-scan-includes-rcur") {
+            if left > self.capacity() as u64 || left == 0 && broken("redo-scan-includes-rcur") {
                 return Ok(None);
             }
             let (index, lap) = self.place(at.position());
@@ -557,14 +369,19 @@ impl<'a> Ring<'a> {
     /// Acknowledges a record: it is gone. A plain store: nobody else may write this word (rule 3).
     ///
     /// Reclaims finished records now and then, or at once if `eager` (somebody waits for room). True if `head` moved.
+    /// One consumer acknowledges everything that it took before, too, and `head` moves each time.
     ///
     /// # Errors
     /// If the ring is damaged; the record is acknowledged all the same.
     #[inline]
     pub fn done(&self, taken: Taken, eager: bool) -> Result<bool, Corrupt> {
+        if !C::MANY {
+            self.done_alone(taken);
+            return Ok(true);
+        }
         let (index, lap) = self.place(taken.position);
         self.take_word(index).store(Word::new(lap, DONE, 0, taken.n).0, Release);
-        let step = ((self.mask + 1) >> 5).max(1);
+        let step = ((self.capacity() as u64) >> 5).max(1);
         let crosses = (index as u64 & (step - 1)).wrapping_add(taken.n as u64) >= step;
         if !(eager || taken.redelivered || crosses) {
             return Ok(false);
@@ -576,17 +393,20 @@ impl<'a> Ring<'a> {
         self.reclaim()
     }
 
-    /// Moves `head` over the finished records that follow it. True if it moved.
+    /// Moves `head` over the finished records that follow it. True if it moved. With one consumer only that moves it.
     ///
     /// # Errors
     /// If the ring is damaged.
     pub fn reclaim(&self) -> Result<bool, Corrupt> {
+        if !C::MANY {
+            return Ok(false);
+        }
         let mut moved = false;
         for _ in 0..self.rounds() {
             let head = self.head();
             let rcur = self.rcur();
             let limit = rcur.granules_since(head);
-            if limit > self.mask + 1 {
+            if limit > self.capacity() as u64 {
                 if self.head() != head {
                     continue;
                 }
@@ -614,12 +434,12 @@ impl<'a> Ring<'a> {
             }
             if tombs > 0 {
                 // Before the move: it may be more than one record. See `turns.rs`, rule 2.
-                let line = &self.control.head;
+                let line = &self.control().head;
                 ABORTED.heal(&line.cursor, &line.aborted_epoch);
                 LOST.heal(&line.cursor, &line.lost_epoch);
             }
             // All that was seen is final in its lap, and the lap is still on if `head` has not moved.
-            if self.control.head.cursor.compare_exchange(head.bits(), at.bits(), AcqRel, Relaxed).is_ok() {
+            if self.control().head.cursor.compare_exchange(head.bits(), at.bits(), AcqRel, Relaxed).is_ok() {
                 if tombs < MOST_TOMBS {
                     return Ok(true);
                 }
@@ -632,6 +452,9 @@ impl<'a> Ring<'a> {
     /// Moves `rcur` over what no consumer has to take (whoever should have moved it may be dead), then reclaims.
     #[cold]
     pub(super) fn settle(&self) -> Result<bool, Corrupt> {
+        if !C::MANY {
+            return Ok(false);
+        }
         for _ in 0..self.rounds() {
             let rcur = self.rcur();
             let (index, lap) = self.place(rcur.position());

@@ -1,12 +1,16 @@
 //! What a waiter asks a ring before it sleeps, and whom it suspects when it wakes.
 
-use super::stamped::{Ring, RingCache};
-use super::word::{PAD, READING, READY, REDO, WRITING};
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::cursor::Cursor;
+use super::sides::{Form, Side};
+use super::view::{Ring, RingCache};
+use super::word::{PAD, READING, READY, REDO, WRITING, Word};
 
 /// Looks at one place before the answer is taken to be in motion.
 const LOOKS: usize = 4;
 
-impl Ring<'_> {
+impl<P: Side, C: Side, F: Form> Ring<'_, P, C, F> {
     /// Records that wait to be taken, those still being written included.
     ///
     /// Exact for the moment of the call unless the ring moves all the time; stale at once if others use the ring. A
@@ -17,11 +21,19 @@ impl Ring<'_> {
             let tail = self.tail();
             let now = self.rcur();
             if now == rcur {
-                return (tail.items_since(rcur) as usize).min(self.capacity());
+                return self.between(rcur, tail);
             }
             rcur = now;
         }
-        (self.tail().items_since(rcur) as usize).min(self.capacity())
+        self.between(rcur, self.tail())
+    }
+
+    /// Records from `rcur` to `tail`, which may be behind if its one producer does not say what it has committed.
+    fn between(&self, rcur: Cursor, tail: Cursor) -> usize {
+        if !P::MANY && tail.granules_since(rcur) > self.capacity() as u64 {
+            return 0;
+        }
+        (tail.items_since(rcur) as usize).min(self.capacity())
     }
 
     /// Whether [`len`](Self::len) is 0.
@@ -32,6 +44,10 @@ impl Ring<'_> {
     /// Whether [`take`](Self::take) is worth calling: false only if it would have found nothing. To be asked again after
     /// announcing a sleep.
     pub fn has_ready(&self, cache: &RingCache) -> bool {
+        if !C::MANY {
+            let (index, lap) = self.place(Cursor::from_bits(cache.next.load(Relaxed)).position());
+            return self.load(self.ready_word(index)).is_of(lap);
+        }
         if self.redo() != cache.redo_seen() {
             return true;
         }
@@ -51,6 +67,9 @@ impl Ring<'_> {
     /// Whether there is a record that [`take`](Self::take) would give, at some moment of the call. Walks over the records
     /// that are taken and not yet reclaimed.
     pub fn has_item(&self) -> bool {
+        if !C::MANY {
+            return self.has_item_for_one();
+        }
         let mut start = self.head();
         let mut at = start;
         for _ in 0..self.rounds() {
@@ -77,6 +96,25 @@ impl Ring<'_> {
         true
     }
 
+    /// Whether there is a record for the one consumer: behind what it has taken, or open and without a consumer.
+    fn has_item_for_one(&self) -> bool {
+        let mut at = if self.consumer() == 0 { self.head() } else { self.rcur() };
+        for _ in 0..self.capacity() {
+            let (index, lap) = self.place(at.position());
+            let ready = self.load(self.ready_word(index));
+            if !ready.is_of(lap) {
+                return false;
+            }
+            // A damaged ring is reported by the call that follows.
+            let Ok(n) = self.extent(index, ready, "ready") else { return true };
+            if ready.state() == READY {
+                return true;
+            }
+            at = at.advance(n, false);
+        }
+        true
+    }
+
     /// Whether [`claim`](Self::claim) is worth calling: false only if it would have found the ring full. To be asked
     /// again after announcing a sleep; it reclaims what is done first.
     pub fn has_room(&self, n: u32, max_items: u32) -> bool {
@@ -88,7 +126,7 @@ impl Ring<'_> {
             let tail = self.tail();
             let (head, rcur) = (self.head(), self.rcur());
             let (index, lap) = self.place(tail.position());
-            if self.load(self.claim_word(index)).is_of(lap) {
+            if P::MANY && self.load(self.claim_word(index)).is_of(lap) {
                 return true;
             }
             let rest = (self.capacity() - index) as u64;
@@ -108,6 +146,10 @@ impl Ring<'_> {
 
     /// The lane that consumers wait for: it has claimed the next record and not committed it.
     pub fn pending(&self) -> Option<u16> {
+        if !P::MANY {
+            let is_writing = self.reserved_records() > 0;
+            return Some(self.producer()).filter(|lane| *lane != 0 && is_writing);
+        }
         for _ in 0..LOOKS {
             let rcur = self.rcur();
             let (index, lap) = self.place(rcur.position());
@@ -125,9 +167,10 @@ impl Ring<'_> {
         for _ in 0..LOOKS {
             let head = self.head();
             let (index, lap) = self.place(head.position());
-            let claim = self.load(self.claim_word(index));
-            let take = self.load(self.take_word(index));
+            let claim = if P::MANY { self.load(self.claim_word(index)) } else { Word(0) };
+            let take = if C::MANY { self.load(self.take_word(index)) } else { Word(0) };
             let ready = self.load(self.ready_word(index));
+            let rcur = self.rcur();
             if self.head() != head {
                 continue;
             }
@@ -136,6 +179,9 @@ impl Ring<'_> {
             }
             if ready.says(lap, READY) && take.says(lap, READING) {
                 return Some(take.lane());
+            }
+            if !C::MANY && ready.is_of(lap) && rcur.position() != head.position() {
+                return Some(self.consumer()).filter(|lane| *lane != 0);
             }
             break;
         }

@@ -53,6 +53,12 @@ impl Word {
         (self.0 & EXTENT) as u32
     }
 
+    /// What `claim` would say of the record that `ready` says this of.
+    pub(super) const fn as_claim(self) -> Self {
+        let state = if self.state() == PAD { PAD } else { WRITING };
+        Self(self.0 & !(7 << STATE_SHIFT) | state << STATE_SHIFT)
+    }
+
     /// Whether the word was written in `lap`.
     #[inline(always)]
     pub(super) const fn is_of(self, lap: u64) -> bool {
