@@ -163,7 +163,15 @@ impl Handoff {
 
     /// In the child: what is to be done.
     pub(super) fn order(&self) -> Result<Order, Error> {
-        decode(&self.part(ORDER, u64::from(self.order_bytes()), "order_bytes")?, "order")
+        let order: Order = decode(&self.part(ORDER, u64::from(self.order_bytes()), "order_bytes")?, "order")?;
+        if order.name.contains('\0') {
+            return Err(Error::corrupt("handoff", "name", format!("{:?}", order.name), "a name without NUL"));
+        }
+        let rows = self.segment.rows();
+        if order.parent_row >= rows {
+            return Err(Error::corrupt("handoff", "parent_row", order.parent_row, format!("below {rows}")));
+        }
+        Ok(order)
     }
 
     /// In the child: the encoded arguments.
@@ -254,15 +262,19 @@ mod tests {
     use super::*;
 
     fn handoff(segment: &Segment) -> Handoff {
+        handoff_to(segment, "x", segment.row())
+    }
+
+    fn handoff_to(segment: &Segment, name: &str, parent_row: u32) -> Handoff {
         let function = FunctionId::of(|(): ()| ()).unwrap();
         let order = Order {
             function,
-            name: "x".into(),
+            name: name.into(),
             lineage: vec![1],
             daemon: false,
             parent_name: "MainProcess".into(),
             parent_pid: 1,
-            parent_row: segment.row(),
+            parent_row,
         };
         Handoff::create(segment, &order, b"args", segment.row()).unwrap()
     }
@@ -295,6 +307,14 @@ mod tests {
             assert_eq!(handoff.arguments().unwrap_err().kind(), ErrorKind::Corrupt);
             handoff.object.word32(ORDER_BYTES).store(u32::MAX, Relaxed);
             assert_eq!(handoff.order().unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn an_order_that_no_parent_gives_is_refused() {
+        let segment = Segment::family().unwrap();
+        for (name, row) in [("a\0b", 0), ("x", segment.rows()), ("x", u32::MAX)] {
+            assert_eq!(handoff_to(&segment, name, row).order().unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
 

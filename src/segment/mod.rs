@@ -275,6 +275,11 @@ impl Segment {
         self.0.row()
     }
 
+    /// How many process rows there are.
+    pub(crate) fn rows(&self) -> u32 {
+        self.0.geometry.rows
+    }
+
     /// Reserves a process row for a child that is about to be started.
     pub(crate) fn reserve_row(&self, name: &str) -> Result<ReservedRow, Error> {
         self.0.reserve_row(name)

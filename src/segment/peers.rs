@@ -316,7 +316,7 @@ impl Inner {
 
     /// Row and generation that a lane belongs to.
     pub(crate) fn lane_owner(&self, lane: Lane) -> Option<(u32, u32)> {
-        if lane == NOBODY || u32::from(lane) > self.geometry.lanes {
+        if !self.is_lane(lane) {
             return None;
         }
         let owner = self.lane_block(lane).owner.load(Acquire);
@@ -366,8 +366,12 @@ impl Peers for Inner {
         })
     }
 
+    fn is_lane(&self, lane: Lane) -> bool {
+        lane != NOBODY && u32::from(lane) <= self.geometry.lanes
+    }
+
     fn cpu_of(&self, lane: Lane) -> Option<u32> {
-        if lane == NOBODY || u32::from(lane) > self.geometry.lanes {
+        if !self.is_lane(lane) {
             return None;
         }
         self.lane_block(lane).cpu.load(Relaxed).checked_sub(1)

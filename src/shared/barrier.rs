@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::travels;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{Holder, KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
-use crate::sync::{Arrival, BarrierBlock, NOBODY, Pace, WaitBlock, wait_until};
+use crate::sync::{Arrival, BarrierBlock, NOBODY, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
 
@@ -139,7 +139,11 @@ impl Barrier {
         if object.len() != size_of::<BarrierBlock>() {
             return Err(Error::corrupt("barrier", "size", object.len(), size_of::<BarrierBlock>()));
         }
-        let block = Pinned::new(&object, 0, 1);
+        let block = Pinned::<BarrierBlock>::new(&object, 0, 1);
+        let parties = block[0].parties();
+        if parties == 0 || parties > MAX_PARTIES {
+            return Err(Error::corrupt("barrier", "parties", parties, format!("1 to {MAX_PARTIES}")));
+        }
         let wait = Pinned::waits(&object, 0, 1);
         Ok(Self { inner: Arc::new(Inner { object, block, wait, pace: Pace::default() }) })
     }
@@ -230,7 +234,7 @@ impl Barrier {
         let arrival = arrive().map_or_else(
             || {
                 wait_until(wait, pace, segment, None, deadline, arrive, || {
-                    object.bury_openers();
+                    self.question();
                     None
                 })
             },
@@ -243,7 +247,7 @@ impl Barrier {
                 action();
                 acting.done = true;
                 let passed = block.finish(generation, lane, wait, segment);
-                if passed { Ok(self.parties() as usize - 1) } else { Err(self.broken()) }
+                if passed { Ok((self.parties() as usize).saturating_sub(1)) } else { Err(self.broken()) }
             }
             (Err(_), _) => {
                 block.shatter(None, wait, segment);
@@ -263,7 +267,7 @@ impl Barrier {
         let waited = match ended() {
             Some(passed) => Ok(passed),
             None => wait_until(wait, pace, segment, None, deadline, ended, || {
-                object.bury_openers();
+                self.question();
                 None
             }),
         };
@@ -277,6 +281,13 @@ impl Barrier {
             Ok(false) => Err(self.broken()),
             Err(_) => Err(BarrierError::Timeout),
         }
+    }
+
+    /// Has dead users buried, and breaks a barrier whose word says that a lane acts which there is not.
+    fn question(&self) {
+        let object = &self.inner.object;
+        object.bury_openers();
+        self.block().recover(&|lane| !object.segment().is_lane(lane));
     }
 
     /// Breaks the barrier if a user of it has died since the last reset.

@@ -166,6 +166,8 @@ impl Once {
                 };
                 let idle = || {
                     segment.bury(block[0].runner().unwrap_or(NOBODY));
+                    // Nobody else can end a run of a lane that there is not.
+                    block[0].recover(&|lane| !segment.is_lane(lane));
                     None
                 };
                 let waited = wait_until(&wait[0], pace, segment, None, deadline, attempt, idle);

@@ -49,7 +49,8 @@ impl Word {
     }
 
     fn state(self) -> u64 {
-        self.0 >> STATE_SHIFT & 3
+        // The fourth value is damage: broken, until a reset.
+        (self.0 >> STATE_SHIFT & 3).min(BROKEN)
     }
 
     fn lane(self) -> Lane {
@@ -249,7 +250,7 @@ impl BarrierBlock {
         }
     }
 
-    /// Breaks the barrier if a dead lane was acting. True if one was.
+    /// Breaks the barrier if a dead lane was acting, or one that there is not. True if one was.
     pub fn recover(&self, dead: IsDead<'_>) -> bool {
         loop {
             let word = self.load();

@@ -40,6 +40,10 @@ impl Peers for Alive {
         false
     }
 
+    fn is_lane(&self, _lane: Lane) -> bool {
+        true
+    }
+
     fn cpu_of(&self, _lane: Lane) -> Option<u32> {
         None
     }

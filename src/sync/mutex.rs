@@ -10,6 +10,8 @@
 //! | while it holds | its lane in the word | recovery stores owner_died and lane 0; the next locker is told |
 //! | after the swap of unlock, before the wake | a free lock and sleepers | their sleeps are bounded: 0.5 ms, or 1/64 of the wait up to 64 ms |
 //!
+//! A word that names a lane which does not exist is damage; whoever waits for it frees the lock as after a death.
+//!
 //! # Memory ordering
 //! The CAS that takes the lock (Acquire) matches the swap that frees it (Release), and recovery's CAS (AcqRel): with
 //! the lock comes everything its last owner wrote, also a dead one.
@@ -155,7 +157,7 @@ impl MutexBlock {
             };
             if futex::wait(&self.word, marked, Some(sleep)) == futex::Woken::Timeout {
                 vain = vain.saturating_add(1);
-                peers.bury(holder);
+                self.question(peers);
             }
         }
     }
@@ -187,6 +189,15 @@ impl MutexBlock {
         (lane_of(word), if word & OWNER_DIED != 0 { Locked::OwnerDied } else { Locked::Clean })
     }
 
+    /// Has the holder buried if it is dead, and frees a lock whose word names a lane that there is not.
+    #[cold]
+    pub fn question(&self, peers: &impl Peers) {
+        let holder = self.holder();
+        if holder != NOBODY && !peers.bury(holder) && !peers.is_lane(holder) {
+            self.recover(&|lane| lane == holder);
+        }
+    }
+
     /// Whether a dead process holds it.
     pub fn held_by(&self, dead: IsDead<'_>) -> bool {
         let holder = self.holder();
@@ -195,7 +206,8 @@ impl MutexBlock {
 
     /// Frees the lock of an owner that is proven dead, and marks that. True if there was one.
     ///
-    /// Only the one exclusive recoverer of that process calls this, so the lane cannot have been given away meanwhile.
+    /// Only the one exclusive recoverer of that process calls this, so the lane cannot have been given away meanwhile; or
+    /// anybody, for a lane that there is not.
     pub fn recover(&self, dead: IsDead<'_>) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         while lane_of(word) != NOBODY && dead(lane_of(word)) {

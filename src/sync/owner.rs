@@ -27,6 +27,10 @@ pub trait Peers {
     /// somebody alive.
     fn bury(&self, lane: Lane) -> bool;
 
+    /// Whether there is such a lane at all. A word that names another one was never written by a claim, and nobody can
+    /// come to have it: so it may be turned into a neutral word by anybody, at any time.
+    fn is_lane(&self, lane: Lane) -> bool;
+
     /// CPU on which the thread of `lane` ran when it last waited: a hint.
     fn cpu_of(&self, lane: Lane) -> Option<u32>;
 

@@ -71,7 +71,8 @@ impl RLockBlock {
     /// One level more for the owner.
     fn again(&self) -> Locked {
         let level = self.level.load(Ordering::Relaxed);
-        self.level.store(level.checked_add(ONCE).expect("a lock is not held two billion times"), Ordering::Relaxed);
+        // Only a damaged level is near the end; it stays there.
+        self.level.store(level.checked_add(ONCE).unwrap_or(level), Ordering::Relaxed);
         if level & SUSPECT != 0 { Locked::OwnerDied } else { Locked::Clean }
     }
 
@@ -86,7 +87,7 @@ impl RLockBlock {
     /// Gives back one level; the last one frees the lock.
     #[inline]
     pub fn unlock(&self) {
-        let level = self.level.load(Ordering::Relaxed).wrapping_sub(ONCE);
+        let level = self.level.load(Ordering::Relaxed).saturating_sub(ONCE);
         self.level.store(level, Ordering::Relaxed);
         if level < ONCE {
             self.lock.unlock(level & SUSPECT == 0);

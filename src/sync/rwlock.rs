@@ -49,7 +49,7 @@ impl<'a> RwLockWords<'a> {
 
     /// Whether the lane reads. Only that lane's thread gets an answer that lasts.
     pub fn is_reading(&self, me: Lane) -> bool {
-        self.count(me).load(Ordering::Relaxed) > 0
+        self.count(me).load(Ordering::Relaxed) > 0 && self.set().contains(me, Ordering::Relaxed)
     }
 
     /// Lanes that read now.
@@ -66,8 +66,9 @@ impl<'a> RwLockWords<'a> {
         let (holder, locked) = self.writer.look();
         let count = self.count(me);
         let times = count.load(Ordering::Relaxed);
-        if times > 0 {
-            count.store(times + 1, Ordering::Relaxed);
+        // A count without the bit is damage, and is overwritten below.
+        if times > 0 && self.set().contains(me, Ordering::Relaxed) {
+            count.store(times.saturating_add(1), Ordering::Relaxed);
             return Some(locked);
         }
         if holder != NOBODY {
@@ -95,7 +96,7 @@ impl<'a> RwLockWords<'a> {
     /// [`TimedOut`].
     pub fn read(&self, me: Lane, pace: &Pace, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
         let idle = || {
-            peers.bury(self.writer.holder());
+            self.writer.question(peers);
             None
         };
         let cpu = peers.cpu_of(self.writer.holder());
@@ -153,7 +154,9 @@ impl<'a> RwLockWords<'a> {
         }
         let idle = || {
             self.set().iter().for_each(|lane| {
-                peers.bury(lane);
+                if !peers.bury(lane) && !peers.is_lane(lane) {
+                    self.set().remove(lane, Ordering::Relaxed);
+                }
             });
             None
         };
