@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::travels;
+use super::handle;
 use crate::error::{Error, ErrorKind};
-use crate::segment::{Holder, KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::segment::{Holder, KINDS, Kind, Object, Pinned, Segment, View, type_hash};
 use crate::sync::{Arrival, BarrierBlock, NOBODY, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
@@ -89,6 +89,8 @@ struct Inner {
     pace: Pace,
 }
 
+handle!(Barrier, BARRIER, "a barrier");
+
 impl Barrier {
     /// Makes a barrier for `parties` parties in the family's segment.
     ///
@@ -127,14 +129,6 @@ impl Barrier {
         Self::from_object(made.pop().expect("one role, one handle"))
     }
 
-    /// Opens a barrier by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`ErrorKind::TypeMismatch`] if it is none, [`Gone`](ErrorKind::Gone) if it exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &BARRIER, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() != size_of::<BarrierBlock>() {
             return Err(Error::corrupt("barrier", "size", object.len(), size_of::<BarrierBlock>()));
@@ -154,11 +148,6 @@ impl Barrier {
 
     fn block(&self) -> &BarrierBlock {
         &self.inner.block[0]
-    }
-
-    /// Number of the barrier in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.inner.object.id()
     }
 
     /// How many have to meet. Python: `parties`.
@@ -347,5 +336,3 @@ impl fmt::Debug for Barrier {
         write!(f, "Barrier({} of {} parties{state})", self.n_waiting(), self.parties())
     }
 }
-
-travels!(Barrier, BARRIER);

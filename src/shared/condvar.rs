@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mutex::LockError;
-use super::travels;
+use super::{handle, made_of_zeros};
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::segment::{KINDS, Kind, Object, Pinned, View};
 use crate::sync::{CondvarWords, LANE_SLOTS, LANE_WORDS, Pace, WaitBlock};
 use crate::sys::atomic::Ordering::Acquire;
 use crate::sys::atomic::{AtomicU32, AtomicU64};
@@ -102,31 +102,10 @@ struct Inner {
     pace: Pace,
 }
 
+made_of_zeros!(Condvar, CONDVAR, BYTES, "a condition variable");
+handle!(Condvar, CONDVAR, "a condition variable");
+
 impl Condvar {
-    /// Makes a condition variable in the family's segment.
-    ///
-    /// # Errors
-    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
-    pub fn new() -> Result<Self, Error> {
-        Self::new_in(&Segment::family()?)
-    }
-
-    /// Makes a condition variable in a segment; the lock may be in another one.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn new_in(segment: &Segment) -> Result<Self, Error> {
-        Self::from_object(segment.create_object(&CONDVAR, type_hash::<Self>(), BYTES)?)
-    }
-
-    /// Opens a condition variable by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is none, [`Gone`](crate::ErrorKind::Gone) if it exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &CONDVAR, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() != BYTES {
             return Err(Error::corrupt("condvar", "size", object.len(), BYTES));
@@ -149,11 +128,6 @@ impl Condvar {
     fn words(&self) -> CondvarWords<'_> {
         let Inner { turn, waiting, inside, slots, .. } = &*self.inner;
         CondvarWords { turn: &turn[0], waiting, inside, slots }
-    }
-
-    /// Number of the condition variable in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.inner.object.id()
     }
 
     /// Gives the lock up and waits for a notification, then takes the lock again. May end for no reason.
@@ -290,5 +264,3 @@ impl fmt::Debug for Condvar {
         write!(f, "Condvar({} waiting)", self.waiters())
     }
 }
-
-travels!(Condvar, CONDVAR);

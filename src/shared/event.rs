@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::travels;
+use super::{handle, made_of_zeros};
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::segment::{KINDS, Kind, Object, Pinned, View};
 use crate::sync::{EventBlock, Pace, WaitBlock};
 use crate::sys::clock::Deadline;
 
@@ -45,31 +45,10 @@ struct Inner {
     pace: Pace,
 }
 
+made_of_zeros!(Event, EVENT, size_of::<EventBlock>(), "an event that is not set");
+handle!(Event, EVENT, "an event");
+
 impl Event {
-    /// Makes an event in the family's segment, not set.
-    ///
-    /// # Errors
-    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
-    pub fn new() -> Result<Self, Error> {
-        Self::new_in(&Segment::family()?)
-    }
-
-    /// Makes an event in a segment.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn new_in(segment: &Segment) -> Result<Self, Error> {
-        Self::from_object(segment.create_object(&EVENT, type_hash::<Self>(), size_of::<EventBlock>())?)
-    }
-
-    /// Opens an event by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is no event, [`Gone`](crate::ErrorKind::Gone) if it exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &EVENT, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() < size_of::<EventBlock>() {
             return Err(Error::corrupt("event", "size", object.len(), size_of::<EventBlock>()));
@@ -81,11 +60,6 @@ impl Event {
 
     fn object(&self) -> &Object {
         &self.inner.object
-    }
-
-    /// Number of the event in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.inner.object.id()
     }
 
     /// Whether it is set, at this moment. Async-signal-safe. Python: `is_set()`.
@@ -131,5 +105,3 @@ impl fmt::Debug for Event {
         write!(f, "Event({})", if self.is_set() { "set" } else { "not set" })
     }
 }
-
-travels!(Event, EVENT);

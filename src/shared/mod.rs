@@ -38,9 +38,26 @@ fn owner_name(object: &Object, lane: Lane) -> String {
     }
 }
 
-/// Lets a handle without type parameters travel, in messages and in a child's arguments.
-macro_rules! travels {
-    ($handle:ident, $kind:expr) => {
+/// What all handles without type parameters have: `open`, `id`, and that they travel, in messages and in a child's
+/// arguments. The type gives `from_object`, which checks, and `object`. `$one` is what it is called, with an article.
+macro_rules! handle {
+    ($handle:ident, $kind:expr, $one:literal) => {
+        impl $handle {
+            #[doc = concat!("Opens ", $one, " by the [`id`](Self::id) that another handle told.")]
+            ///
+            /// # Errors
+            #[doc = concat!("[`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is not ", $one, ",")]
+            /// [`Gone`](crate::ErrorKind::Gone) if it exists no more.
+            pub fn open(segment: &crate::segment::Segment, id: crate::segment::ObjectId) -> Result<Self, Error> {
+                Self::from_object(segment.open_object(id, &$kind, crate::segment::type_hash::<Self>())?)
+            }
+
+            /// Its number in its segment.
+            pub fn id(&self) -> crate::segment::ObjectId {
+                self.object().id()
+            }
+        }
+
         impl serde::Serialize for $handle {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 self.object().pass(serializer)
@@ -56,6 +73,29 @@ macro_rules! travels {
         }
     };
 }
+
+/// `new` and `new_in` of a [`handle`] whose object begins as `$bytes` zero bytes.
+macro_rules! made_of_zeros {
+    ($handle:ident, $kind:expr, $bytes:expr, $one:literal) => {
+        impl $handle {
+            #[doc = concat!("Makes ", $one, " in the family's segment.")]
+            ///
+            /// # Errors
+            /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
+            pub fn new() -> Result<Self, Error> {
+                Self::new_in(&crate::segment::Segment::family()?)
+            }
+
+            #[doc = concat!("Makes ", $one, " in a segment.")]
+            ///
+            /// # Errors
+            /// As [`new`](Self::new).
+            pub fn new_in(segment: &crate::segment::Segment) -> Result<Self, Error> {
+                Self::from_object(segment.create_object(&$kind, crate::segment::type_hash::<Self>(), $bytes)?)
+            }
+        }
+    };
+}
 #[cfg(feature = "raw-sync")]
 pub use raw_lock::{LockResult, RawLock, RawSyncGuard, RawSyncLock};
-use travels;
+use {handle, made_of_zeros};

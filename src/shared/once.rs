@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::WaitError;
-use super::{owner_name, travels};
+use super::{handle, made_of_zeros, owner_name};
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Losses, Object, ObjectId, Pinned, Segment, type_hash};
+use crate::segment::{KINDS, Kind, Losses, Object, Pinned};
 use crate::sync::{Begin, NOBODY, OnceBlock, Pace, Peers, Previous, WaitBlock, wait_until};
 use crate::sys::clock::Deadline;
 
@@ -65,31 +65,10 @@ struct Inner {
     pace: Pace,
 }
 
+made_of_zeros!(Once, ONCE, size_of::<OnceBlock>(), "a once that has not been done");
+handle!(Once, ONCE, "a once");
+
 impl Once {
-    /// Makes one in the family's segment.
-    ///
-    /// # Errors
-    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
-    pub fn new() -> Result<Self, Error> {
-        Self::new_in(&Segment::family()?)
-    }
-
-    /// Makes one in a segment.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn new_in(segment: &Segment) -> Result<Self, Error> {
-        Self::from_object(segment.create_object(&ONCE, type_hash::<Self>(), size_of::<OnceBlock>())?)
-    }
-
-    /// Opens one by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is none, [`Gone`](crate::ErrorKind::Gone) if it exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &ONCE, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() < size_of::<OnceBlock>() {
             return Err(Error::corrupt("once", "size", object.len(), size_of::<OnceBlock>()));
@@ -101,11 +80,6 @@ impl Once {
 
     fn object(&self) -> &Object {
         &self.inner.object
-    }
-
-    /// Number of it in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.inner.object.id()
     }
 
     /// Whether it has been done.
@@ -207,5 +181,3 @@ impl fmt::Debug for Once {
         }
     }
 }
-
-travels!(Once, ONCE);

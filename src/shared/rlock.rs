@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::condvar::{Sealed, WaitGuard};
 use super::mutex::LockError;
-use super::{owner_name, travels};
+use super::{handle, made_of_zeros, owner_name};
 use crate::error::Error;
-use crate::segment::{Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, Segment, type_hash};
+use crate::segment::{Holder, KINDS, Kind, Losses, Object, Pinned};
 use crate::sync::{Lane, Levels, Locked, NOBODY, RLockBlock};
 use crate::sys::clock::Deadline;
 
@@ -59,31 +59,10 @@ pub struct RLock {
     block: Pinned<RLockBlock>,
 }
 
+made_of_zeros!(RLock, RLOCK, size_of::<RLockBlock>(), "a free lock");
+handle!(RLock, RLOCK, "an RLock");
+
 impl RLock {
-    /// Makes a lock in the family's segment.
-    ///
-    /// # Errors
-    /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the segment is full.
-    pub fn new() -> Result<Self, Error> {
-        Self::new_in(&Segment::family()?)
-    }
-
-    /// Makes a lock in a segment.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn new_in(segment: &Segment) -> Result<Self, Error> {
-        Self::from_object(segment.create_object(&RLOCK, type_hash::<Self>(), size_of::<RLockBlock>())?)
-    }
-
-    /// Opens a lock by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is no such lock, [`Gone`](crate::ErrorKind::Gone) if it exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &RLOCK, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() < size_of::<RLockBlock>() {
             return Err(Error::corrupt("rlock", "size", object.len(), size_of::<RLockBlock>()));
@@ -94,11 +73,6 @@ impl RLock {
 
     fn object(&self) -> &Object {
         &self.object
-    }
-
-    /// Number of the lock in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.object.id()
     }
 
     /// Takes the lock, waiting for it, or takes it once more.
@@ -218,5 +192,3 @@ impl fmt::Debug for RLock {
         write!(f, "RLock(held by {holder}, depth {})", self.depth())
     }
 }
-
-travels!(RLock, RLOCK);

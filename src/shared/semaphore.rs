@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::WaitError;
-use super::travels;
+use super::handle;
 use crate::error::Error;
-use crate::segment::{Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::segment::{Holder, KINDS, Kind, Losses, Object, Pinned, Segment, View, type_hash};
 use crate::sync::{LANE_SLOTS, Lane, Pace, SemaphoreBlock, SemaphoreWords, WaitBlock};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::clock::Deadline;
@@ -97,6 +97,8 @@ struct Inner {
     pace: Pace,
 }
 
+handle!(Semaphore, SEMAPHORE, "a semaphore");
+
 impl Semaphore {
     /// Makes a semaphore in the family's segment, with `permits` free permits.
     ///
@@ -122,15 +124,6 @@ impl Semaphore {
         Self::from_object(create(segment, type_hash::<Self>(), permits, u32::MAX, dead)?)
     }
 
-    /// Opens a semaphore by the [`id`](Self::id) that another handle told.
-    ///
-    /// # Errors
-    /// [`TypeMismatch`](crate::ErrorKind::TypeMismatch) if it is no such semaphore, [`Gone`](crate::ErrorKind::Gone) if it
-    /// exists no more.
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &SEMAPHORE, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         if object.len() != BYTES {
             return Err(Error::corrupt("semaphore", "size", object.len(), BYTES));
@@ -152,11 +145,6 @@ impl Semaphore {
     #[inline]
     fn words(&self) -> SemaphoreWords<'_> {
         SemaphoreWords { block: &self.inner.block[0], held: &self.inner.held, wait: &self.inner.wait[0] }
-    }
-
-    /// Number of the semaphore in its segment.
-    pub fn id(&self) -> ObjectId {
-        self.inner.object.id()
     }
 
     /// Permits that are free, at this moment. Python: `get_value()`.
@@ -274,8 +262,6 @@ impl fmt::Debug for Semaphore {
     }
 }
 
-travels!(Semaphore, SEMAPHORE);
-
 /// A [`Semaphore`] that never has more permits than it was made with: releasing too often is an error.
 ///
 /// Permits that are held count, so also the release of somebody else's permit is noticed, at once and not when that
@@ -292,6 +278,8 @@ travels!(Semaphore, SEMAPHORE);
 /// ```
 #[derive(Clone)]
 pub struct BoundedSemaphore(Semaphore);
+
+handle!(BoundedSemaphore, SEMAPHORE, "a bounded semaphore");
 
 impl BoundedSemaphore {
     /// Makes a semaphore in the family's segment, with `permits` free permits.
@@ -318,14 +306,6 @@ impl BoundedSemaphore {
         Self::from_object(create(segment, type_hash::<Self>(), permits, permits, dead)?)
     }
 
-    /// Opens a semaphore by the [`id`](Semaphore::id) that another handle told.
-    ///
-    /// # Errors
-    /// As [`Semaphore::open`].
-    pub fn open(segment: &Segment, id: ObjectId) -> Result<Self, Error> {
-        Self::from_object(segment.open_object(id, &SEMAPHORE, type_hash::<Self>())?)
-    }
-
     fn from_object(object: Object) -> Result<Self, Error> {
         Semaphore::from_object(object).map(Self)
     }
@@ -348,5 +328,3 @@ impl fmt::Debug for BoundedSemaphore {
         write!(f, "Bounded{:?} of {}", self.0, self.0.inner.block[0].limit())
     }
 }
-
-travels!(BoundedSemaphore, SEMAPHORE);
