@@ -6,7 +6,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use kinfolk::{
-    Barrier, BarrierError, Condvar, Event, LockError, Mutex, Once, Previous, Process, RLock, RwLock, Segment, Semaphore,
+    Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, LockError, Mutex, Once, Previous, Process,
+    RLock, RwLock, Segment, Semaphore,
 };
 use support::random::Random;
 use support::watchdog;
@@ -21,14 +22,15 @@ fn guard() -> Watchdog {
 }
 
 /// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
-/// find out by itself. What the survivor does is timed. How many locks and permits the victim died with.
+/// find out by itself. What the survivor does is timed. How many locks and permits the victim died with, unless its row
+/// has seen another death since (that of another test's victim).
 fn kill_one<A>(
     random: &mut Random,
     victim: impl Fn(A) + Copy + Send + 'static,
     args: A,
     begun: &Event,
     then: impl FnOnce(),
-) -> u32
+) -> Option<u32>
 where
     A: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
 {
@@ -43,7 +45,7 @@ where
     let pid = child.pid();
     let _ = child.join();
     let deaths = Segment::family().unwrap().deaths();
-    deaths.iter().find(|death| death.pid == pid).map_or(0, |death| death.losses.locks)
+    deaths.iter().find(|death| death.pid == pid).map(|death| death.losses.locks)
 }
 
 /// Whatever a lock said, the lock.
@@ -141,13 +143,77 @@ fn no_permit_is_lost_or_invented() {
     for _ in 0..KILLS {
         returned += kill_one(&mut random, holder, (semaphore.clone(), begun.clone()), &begun, || {
             let _one = semaphore.acquire().unwrap();
-        });
+        })
+        .unwrap_or(0);
         assert!(semaphore.value() <= 2);
     }
     assert!(returned > 0, "no kill hit a holder: the test proves less than it should");
     other.kill().unwrap();
     let _ = other.join();
     assert_eq!(semaphore.value(), 2);
+}
+
+#[test]
+fn a_bounded_semaphore_never_has_room_for_a_permit_more() {
+    let _guard = guard();
+    let mut random = Random::new(23);
+    let (semaphore, begun) = (BoundedSemaphore::new(2).unwrap(), Event::new().unwrap());
+    fn hold((semaphore, begun): (BoundedSemaphore, Event)) {
+        loop {
+            let one = semaphore.acquire().unwrap();
+            let two = semaphore.acquire_timeout(Duration::from_micros(50));
+            begun.set();
+            drop((one, two));
+            assert!(semaphore.release().is_err(), "a permit was lost");
+        }
+    }
+    let idle = Event::new().unwrap();
+    let other = Process::builder().daemon(true).spawn(hold, (semaphore.clone(), idle)).unwrap();
+    let mut returned = 0;
+    for _ in 0..KILLS {
+        returned += kill_one(&mut random, hold, (semaphore.clone(), begun.clone()), &begun, || {
+            let _one = semaphore.acquire().unwrap();
+            assert!(semaphore.release().is_err(), "a permit was lost");
+        })
+        .unwrap_or(0);
+        assert!(semaphore.value() <= 2, "a permit was invented");
+    }
+    assert!(returned > 0, "no kill hit a holder: the test proves less than it should");
+    other.kill().unwrap();
+    let _ = other.join();
+    assert_eq!((semaphore.value(), semaphore.release().is_err()), (2, true));
+}
+
+#[test]
+fn the_permits_that_leak_are_those_that_the_dead_held() {
+    let _guard = guard();
+    let mut random = Random::new(29);
+    let segment = Segment::family().unwrap();
+    let semaphore = Semaphore::new_with(&segment, 1_000_000, DeadHolder::Leak).unwrap();
+    let begun = Event::new().unwrap();
+    let holder = |(semaphore, begun): (Semaphore, Event)| {
+        for _ in 0u64.. {
+            let one = semaphore.acquire().unwrap();
+            let two = semaphore.acquire().unwrap();
+            begun.set();
+            drop((one, two));
+        }
+    };
+    let mut deaths = [0; 3];
+    for k in 0..KILLS {
+        let before = semaphore.value();
+        let told = kill_one(&mut random, holder, (semaphore.clone(), begun.clone()), &begun, || {
+            // Else the last thing that the dead did is left to the recovery.
+            if k % 2 == 0 {
+                drop((semaphore.acquire().unwrap(), semaphore.acquire().unwrap()));
+            }
+        });
+        let held = before - semaphore.value();
+        assert!(told.is_none_or(|told| told == held) && held <= 2, "{held} are gone, and {told:?} were held");
+        assert_eq!(semaphore.holder(), None, "the dead still hold some");
+        deaths[held as usize] += 1;
+    }
+    assert!(deaths.iter().all(|n| *n > 0), "{deaths:?} died with 0, 1, 2: the test proves less than it should");
 }
 
 #[test]

@@ -69,6 +69,11 @@ fn applied(state: u64, held: u64) -> u64 {
     u64::from(count) << 32 | u64::from((held as u32).wrapping_add(1))
 }
 
+/// Whether `held` of the lane of `state` lacks what `state` describes.
+fn is_due(state: u64, held: u64) -> bool {
+    held & TICKS == ticks_of(state).wrapping_sub(1) & TICKS
+}
+
 /// A release of more than was ever there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excess;
@@ -144,8 +149,7 @@ impl<'a> SemaphoreWords<'a> {
             return;
         };
         let held = cell.load(Ordering::Acquire);
-        let due = held & TICKS == ticks_of(state).wrapping_sub(1) & TICKS;
-        if (!due && !broken("semaphore: settle twice")) || self.load() != state {
+        if (!is_due(state, held) && !broken("semaphore: settle twice")) || self.load() != state {
             return;
         }
         let _ = cell.compare_exchange(held, applied(state, held), Ordering::AcqRel, Ordering::Relaxed);
@@ -267,9 +271,20 @@ impl<'a> SemaphoreWords<'a> {
         self.cells().filter(|(_, cell)| count_of(cell.load(Ordering::Relaxed)) > 0).map(|(lane, _)| lane)
     }
 
-    /// Permits that dead lanes hold.
+    /// Permits that dead lanes hold, also by an operation that nobody has settled yet. Changes nothing.
     pub fn held_by(&self, dead: IsDead<'_>) -> u32 {
-        let held = self.cells().filter(|(lane, _)| dead(*lane)).map(|(_, cell)| count_of(cell.load(Ordering::Acquire)));
+        // The state first: if somebody settles it in between, the cell has it.
+        let state = self.load();
+        let dead = self.cells().filter(|(lane, _)| dead(*lane));
+        let held = dead.map(|(lane, cell)| match cell.load(Ordering::Acquire) {
+            held if lane == lane_of(state)
+                && is_due(state, held)
+                && !broken("semaphore: count what is settled only") =>
+            {
+                count_of(applied(state, held))
+            }
+            held => count_of(held),
+        });
         held.fold(0, u32::saturating_add)
     }
 
