@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kinfolk::{
@@ -327,15 +327,32 @@ fn an_action_that_panics_breaks_the_barrier() {
     assert!(matches!(barrier.wait(), Err(BarrierError::Broken { who: None })));
 }
 
-/// The event that the handler below sets.
+/// The event that the handler below sets, and how often it has run.
 static SET_BY_SIGNAL: std::sync::OnceLock<Event> = std::sync::OnceLock::new();
+static HANDLED: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn set_event(_: i32) {
+    HANDLED.fetch_add(1, Ordering::Relaxed);
     if let Some(event) = SET_BY_SIGNAL.get() {
         if !event.is_set() {
             event.set();
         }
     }
+}
+
+/// Sends SIGUSR1 to `thread`, one each 5 us while this has a CPU, until `end`; how many.
+fn storm(thread: libc::pthread_t, end: &AtomicBool) -> u64 {
+    let mut sent = 0;
+    while !end.load(Ordering::Relaxed) {
+        // SAFETY: the caller lets the thread outlive this.
+        assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR1) }, 0);
+        sent += 1;
+        let next = Instant::now() + Duration::from_micros(5);
+        while Instant::now() < next {
+            std::hint::spin_loop();
+        }
+    }
+    sent
 }
 
 #[test]
@@ -346,44 +363,61 @@ fn waiting_survives_a_storm_of_signals_and_an_event_is_set_from_a_handler() {
     let action = SigAction::new(SigHandler::Handler(set_event), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does what a handler may.
     unsafe { sigaction(Signal::SIGUSR1, &action).unwrap() };
+    let (mutex, rwlock, held) = (Mutex::new(()).unwrap(), RwLock::new(0u8).unwrap(), Event::new().unwrap());
     let end = AtomicBool::new(false);
+    let over = Event::new().unwrap();
     // SAFETY: no preconditions.
     let me = unsafe { libc::pthread_self() };
-    std::thread::scope(|scope| {
+    let begin = Instant::now();
+    let sent = std::thread::scope(|scope| {
+        // This scope ends before the thread `me` does.
+        let sender = scope.spawn(|| storm(me, &end));
         scope.spawn(|| {
-            while !end.load(Ordering::Relaxed) {
-                // SAFETY: this scope ends before the thread `me` does.
-                assert_eq!(unsafe { libc::pthread_kill(me, libc::SIGUSR1) }, 0);
-                std::thread::sleep(Duration::from_micros(100));
-            }
+            let _guards = (mutex.lock().unwrap(), rwlock.write().unwrap());
+            held.set();
+            over.wait();
         });
         SET_BY_SIGNAL.get().unwrap().wait();
-        let (event, semaphore, lock) = (Event::new().unwrap(), Semaphore::new(0).unwrap(), Mutex::new(()).unwrap());
+        held.wait();
+        let (event, lock) = (Event::new().unwrap(), Mutex::new(()).unwrap());
+        let (there, back) = (Semaphore::new(0).unwrap(), Semaphore::new(0).unwrap());
         let condvar = Condvar::new().unwrap();
         let timed = |wait: &dyn Fn()| {
             let begin = Instant::now();
             wait();
-            assert!(begin.elapsed() >= SHORT, "the wait ended early");
+            let took = begin.elapsed();
+            assert!((SHORT..SHORT + Duration::from_secs(1)).contains(&took), "the wait took {took:?}");
         };
         timed(&|| assert!(!event.wait_timeout(SHORT)));
-        timed(&|| assert!(semaphore.acquire_timeout(SHORT).is_err()));
+        timed(&|| assert!(there.acquire_timeout(SHORT).is_err()));
+        timed(&|| assert!(mutex.lock_timeout(SHORT).is_err()));
+        timed(&|| assert!(rwlock.read_timeout(SHORT).is_err()));
+        timed(&|| assert!(rwlock.write_timeout(SHORT).is_err()));
         timed(&|| assert!(!condvar.wait_for_timeout(lock.lock().unwrap(), |()| false, SHORT).unwrap().1));
         timed(&|| assert!(Barrier::new(2).unwrap().wait_timeout(SHORT).is_err()));
-        let children = Process::spawn(
-            |(event, semaphore): (Event, Semaphore)| {
-                for _ in 0..200 {
-                    semaphore.release().unwrap();
-                }
-                event.set();
-            },
-            (event.clone(), semaphore.clone()),
-        )
-        .unwrap();
-        for _ in 0..200 {
-            semaphore.acquire().unwrap().forget();
+        // Each turn is a wake-up both ways.
+        const TURNS: u32 = 2000;
+        let answer = |(there, back, event): (Semaphore, Semaphore, Event)| {
+            for _ in 0..TURNS {
+                there.acquire().unwrap().forget();
+                back.release().unwrap();
+            }
+            event.set();
+        };
+        let child = Process::spawn(answer, (there.clone(), back.clone(), event.clone())).unwrap();
+        for _ in 0..TURNS {
+            there.release().unwrap();
+            back.acquire().unwrap().forget();
         }
         event.wait();
-        children.join().unwrap();
+        child.join().unwrap();
+        over.set();
         end.store(true, Ordering::Relaxed);
+        sender.join().unwrap()
     });
+    let (handled, seconds) = (HANDLED.load(Ordering::Relaxed), begin.elapsed().as_secs_f64());
+    let storm = format!("{sent} signals were sent in {seconds:.2} s, {handled} handled");
+    println!("{storm}");
+    // What is sent while one is pending is lost, as signals are.
+    assert!(sent as f64 >= 10_000.0 * seconds && handled >= 200, "this was no storm: {storm}");
 }

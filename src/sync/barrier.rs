@@ -230,6 +230,11 @@ impl BarrierBlock {
             if word.state() == BROKEN || generation.is_some_and(|wanted| wanted != word.generation()) {
                 return;
             }
+            if broken("barrier: break whatever has become of it") {
+                self.word.store(word.broken_by(NOBODY).0, Ordering::Release);
+                self.tell(wait, peers);
+                return;
+            }
             if self.replace(word, word.broken_by(NOBODY)) {
                 self.tell(wait, peers);
                 return;

@@ -74,7 +74,8 @@ impl CondvarWords<'_> {
 
     /// Ends the wait for a notification; true if there was one.
     pub fn stop(&self, me: Lane) -> bool {
-        !self.waiting().remove(me, Ordering::AcqRel)
+        let notified = !self.waiting().remove(me, Ordering::AcqRel);
+        notified && !broken("condvar: give up a notification")
     }
 
     /// Ends the wait altogether; called with the lock held, so that whoever is killed up to here has not acted on what

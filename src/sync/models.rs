@@ -9,6 +9,7 @@ mod once;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod time_out;
 
 use std::sync::Arc;
 

@@ -159,6 +159,9 @@ impl MutexBlock {
                 vain = vain.saturating_add(1);
                 self.question(peers);
             }
+            if broken("mutex: give up without a last look") && deadline.passed() {
+                return Err(TimedOut);
+            }
         }
     }
 
@@ -237,9 +240,19 @@ pub(super) mod model_doors {
 
         /// A whole lock without spinning or deadline.
         pub(in crate::sync) fn lock_at_once(&self, me: Lane, peers: &impl Peers) -> Locked {
+            self.lock_until(me, peers, Deadline::NEVER).unwrap()
+        }
+
+        /// A whole lock without spinning.
+        pub(in crate::sync) fn lock_until(
+            &self,
+            me: Lane,
+            peers: &impl Peers,
+            deadline: Deadline,
+        ) -> Result<Locked, TimedOut> {
             match self.try_lock(me) {
-                Some(locked) => locked,
-                None => self.lock_asleep(me, peers, Deadline::NEVER).unwrap(),
+                Some(locked) => Ok(locked),
+                None => self.lock_asleep(me, peers, deadline),
             }
         }
     }

@@ -35,7 +35,7 @@
 
 use super::owner::{IsDead, LANE_MASK, Lane, NOBODY, Peers};
 use super::wait::{Pace, TimedOut, WaitBlock, wait_until};
-use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering, broken};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering, broken, store_beside};
 use crate::sys::clock::Deadline;
 
 const TAKE: u64 = 0;
@@ -167,7 +167,7 @@ impl<'a> SemaphoreWords<'a> {
         let done = self.replace(state, next);
         if done {
             // A helper may have been faster, with the same value; nobody else moves this lane on.
-            cell.store(applied(next, held), Ordering::Release);
+            store_beside(cell, applied(next, held), Ordering::Release);
         }
         done
     }
@@ -228,6 +228,9 @@ impl<'a> SemaphoreWords<'a> {
 
     /// Makes a permit that the lane holds nobody's: it counts as taken, and no death returns it.
     pub fn forget(&self, me: Lane) {
+        if broken("semaphore: leave what is forgotten to its holder") {
+            return;
+        }
         while {
             let state = self.load();
             !self.step(state, count_of(state), GIVE, me)
@@ -302,6 +305,9 @@ impl<'a> SemaphoreWords<'a> {
                 (count_of(held) > 0).then_some((lane, cell, held))
             });
             let Some((lane, cell, held)) = left else { return all };
+            if leaks && broken("semaphore: let the dead keep what leaks") {
+                return count_of(held);
+            }
             let done = if leaks {
                 let none = u64::from(held as u32);
                 cell.compare_exchange(held, none, Ordering::AcqRel, Ordering::Relaxed).is_ok()

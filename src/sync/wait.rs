@@ -269,6 +269,9 @@ pub fn wait_until<R>(
             None => longest,
         };
         let timeout = futex::wait(&block.word, word, Some(sleep)) == futex::Woken::Timeout;
+        if broken("wait: give up without a last look") && deadline.passed() {
+            return Err(TimedOut);
+        }
         if let Some(r) = attempt() {
             return Ok(r);
         }
@@ -397,6 +400,13 @@ mod tests {
 pub(super) mod model_doors {
     //! What the models drive step by step.
     use super::*;
+
+    impl Pace {
+        /// One that sleeps at once.
+        pub(in crate::sync) fn asleep() -> Self {
+            Self { spin: Private::new(0), yields: Private::new(0), waits: Private::new(0) }
+        }
+    }
 
     impl WaitBlock {
         /// One whole wait without spinning or deadline.

@@ -28,6 +28,17 @@ pub fn rmw_fence() {
     fence(Ordering::SeqCst);
 }
 
+/// Stores a value that others may be storing, the same one, by a read-modify-write.
+///
+/// Every memory puts the two in an order that all see. loom does so only if one of them reads the other, hence a swap there.
+#[inline(always)]
+pub fn store_beside(word: &AtomicU64, value: u64, order: Ordering) {
+    #[cfg(not(all(test, loom)))]
+    word.store(value, order);
+    #[cfg(all(test, loom))]
+    word.swap(value, order);
+}
+
 /// Tells the CPU that this is a spin loop; under loom, lets another thread of the model run.
 #[inline(always)]
 pub fn spin_loop() {
@@ -106,15 +117,15 @@ mod modelled {
             #[derive(Debug)]
             pub struct $name {
                 word: loom::sync::atomic::$name,
-                /// What the modelled futex sleeps on.
-                pub(in crate::sys) sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+                /// What the modelled futex sleeps on, and how many sleep.
+                pub(in crate::sys) sleepers: (loom::sync::Mutex<u32>, loom::sync::Condvar),
             }
 
             impl $name {
                 pub fn new(value: $int) -> Self {
                     Self {
                         word: loom::sync::atomic::$name::new(value),
-                        sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+                        sleepers: (loom::sync::Mutex::new(0), loom::sync::Condvar::new()),
                     }
                 }
 

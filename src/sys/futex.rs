@@ -63,30 +63,34 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Option<
     }
 }
 
-/// The modelled kernel: a condition variable beside each word. Time does not pass in a model, so a wake-up that is lost
-/// shows as loom's deadlock.
+/// The modelled kernel: a condition variable beside each word. Time passes only where a model says so, hence a wake-up
+/// that is lost shows as loom's deadlock.
 #[cfg(all(test, loom))]
 pub fn wait(word: &AtomicU32, expected: u32, _timeout_ns: Option<u64>) -> Woken {
     super::atomic::kill_point();
-    let queue = word.sleepers.0.lock().unwrap();
-    if word.peek() == expected {
-        drop(word.sleepers.1.wait(queue).unwrap());
-    }
-    Woken::Look
+    let slept = super::clock::sleep(|| {
+        let mut asleep = word.sleepers.0.lock().unwrap();
+        if word.peek() == expected {
+            *asleep += 1;
+            drop(word.sleepers.1.wait(asleep).unwrap());
+        }
+    });
+    if slept { Woken::Look } else { Woken::Timeout }
 }
 
-/// The modelled kernel's wake; it cannot tell whether anybody slept, so it says that nobody did (the costliest answer).
+/// The modelled kernel's wake.
 #[cfg(all(test, loom))]
 pub fn wake(word: &AtomicU32, count: u32) -> u32 {
     super::atomic::kill_point();
-    let queue = word.sleepers.0.lock().unwrap();
+    let mut asleep = word.sleepers.0.lock().unwrap();
+    let woken = count.min(*asleep);
+    *asleep -= woken;
     if count == 1 {
         word.sleepers.1.notify_one();
     } else {
         word.sleepers.1.notify_all();
     }
-    drop(queue);
-    0
+    woken
 }
 
 #[cfg(all(test, not(loom)))]

@@ -95,6 +95,45 @@ fn a_reset_while_one_waits() {
     });
 }
 
+/// Somebody breaks the barrier while two meet, and dies at its access `k`.
+fn an_abort_that_dies_at(k: u32) {
+    model_with(2, move || {
+        let shared = Shared::new();
+        let breaker = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let ended = with_budget(k, || shared.barrier.shatter(None, &shared.wait, &Alive));
+                if ended.is_err() {
+                    shared.barrier.shatter(None, &shared.wait, &Alive);
+                    shared.wait.notify_all();
+                }
+            })
+        };
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.meet(1, false, &AtomicU32::new(0)))
+        };
+        let passed = shared.meet(2, false, &AtomicU32::new(0));
+        assert_eq!(passed, other.join().unwrap(), "one passed, and the other was told that it had not");
+        breaker.join().unwrap();
+        assert!(shared.barrier.is_broken().is_some());
+    });
+}
+
+fn all_aborts() {
+    [99].into_iter().chain(0..6).for_each(an_abort_that_dies_at);
+}
+
+#[test]
+fn models_an_abort_meets_both_or_neither() {
+    all_aborts();
+}
+
+#[test]
+fn models_breaking_what_has_ended_is_noticed() {
+    assert!(with_broken("barrier: break whatever has become of it", all_aborts));
+}
+
 #[test]
 fn models_both_pass_or_are_told() {
     all();
