@@ -155,6 +155,49 @@ fn a_queue() {
 }
 
 #[test]
+fn a_lease_table() {
+    let segment = Segment::anonymous(8 << 20).unwrap();
+    let bytes = Bytes::of(&segment);
+    let builder = Queue::<()>::builder().bytes(64 << 10).leases(5).max_deliveries(2).segment(&segment);
+    let queue: Queue<Vec<u8>> = builder.build().unwrap();
+    queue.put(b"given back".to_vec()).unwrap();
+    queue.put(b"held".to_vec()).unwrap();
+    // Too long for an entry.
+    queue.put(vec![7; 300]).unwrap();
+    queue.put(b"dead".to_vec()).unwrap();
+    let [first, held, long] = [0; 3].map(|_| queue.lease().unwrap());
+    let letter = queue.lease().unwrap();
+    drop(letter);
+    drop(queue.lease().unwrap());
+    drop(first);
+
+    let (_, mailbox) = bytes.object(queue.id().index);
+    let numbers = ["leases", "max_deliveries", "carries_handles", "waits"].map(|n| bytes.get(mailbox, "Mailbox", n));
+    assert_eq!(numbers, [5, 2, 0, 0]);
+    let table = (mailbox + field("Mailbox", "claim").0 + (3 * 8 + 64) * 1024).next_multiple_of(256);
+    let field = |name| table + field("Lease table", name).0;
+    assert_eq!([bytes.word(field("returned"), 8), bytes.word(field("redelivered"), 8)], [2, 1]);
+    let states = field("state");
+    let records = (states + 5 * 16).next_multiple_of(256);
+    // Lane 2 is what the threads of this process share; entries go round.
+    let state = |k: u64| bytes.word(states + 8 * k, 8);
+    let word = |deliveries: u64, lane: u64, state: u64| deliveries << 16 | lane << 6 | state;
+    assert_eq!([state(0), state(1), state(2), state(3)], [word(1, 0, 3), word(1, 2, 2), word(1, 2, 2), word(2, 0, 4)]);
+    assert_eq!(state(4), 0);
+    let position = |k: u64| bytes.word(states + 8 * (5 + k), 8);
+    assert_eq!([position(0), position(1), position(2), position(3)], [0, 1, 2, 7]);
+    let record = [&4u32.to_le_bytes()[..], &1u32.to_le_bytes(), b"held"].concat();
+    assert_eq!(bytes.read(records + 256, record.len()), record);
+    let elsewhere = records + 512;
+    assert_eq!([bytes.word(elsewhere, 4), bytes.word(elsewhere + 4, 4), bytes.word(elsewhere + 16, 8)], [16, 3, 308]);
+    let run = bytes.header("pages_at") + 65536 * bytes.word(elsewhere + 8, 4);
+    assert_eq!(bytes.read(run, 12), [&300u32.to_le_bytes()[..], &1u32.to_le_bytes(), &[7; 4]].concat());
+    held.ack().unwrap();
+    long.ack().unwrap();
+    assert_eq!([state(1), state(2)], [1 << 32; 2], "free, for its second item");
+}
+
+#[test]
 fn a_death() {
     fn hold_and_die(lock: Lock) {
         std::mem::forget(lock.lock().unwrap());

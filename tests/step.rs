@@ -14,6 +14,9 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+#[path = "step/leases.rs"]
+mod leases;
+
 /// More instructions than any operation here has.
 const MOST_STEPS: u32 = 1 << 16;
 const SOON: Duration = Duration::from_secs(5);
@@ -338,18 +341,20 @@ fn waits() {
     });
 }
 
-/// The recoverer itself, killed everywhere in the recovery of a process that died with a lock, a permit and an item.
+/// The recoverer itself, killed everywhere in the recovery of a process that died with a lock, a permit, a lease and an item.
 fn recoverers() {
     let segment = Segment::family().unwrap();
     let lock = Mutex::new([0u64; 2]).unwrap();
     let semaphore = Semaphore::new(2).unwrap();
     let queue = queue_at_the_wrap();
+    let leased = Queue::builder().bytes(4096).leases(2).build::<u8>().unwrap();
+    leased.put(5).unwrap();
     let warm = Mutex::new([0u64; 2]).unwrap();
     let dies_with_all_of_it = || {
         // SAFETY: this program has one thread.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                std::mem::forget((lock.lock().unwrap(), semaphore.acquire().unwrap()));
+                std::mem::forget((lock.lock().unwrap(), semaphore.acquire().unwrap(), leased.lease().unwrap()));
                 queue.put([7; 24]).unwrap();
                 kill(Pid::this(), Signal::SIGKILL).unwrap();
             }
@@ -369,6 +374,9 @@ fn recoverers() {
             assert_eq!(semaphore.value(), 2, "a permit was lost or invented");
             assert_eq!(queue.get_timeout(SOON).unwrap(), [7; 24]);
             assert!(queue.is_empty());
+            assert_eq!(leased.lease_timeout(SOON).unwrap().into_inner(), 5);
+            assert!(leased.is_empty());
+            leased.put(5).unwrap();
             dies_with_all_of_it();
         },
     );
@@ -380,13 +388,15 @@ fn main() {
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 9] = [
         ("locks", locks),
         ("family", family),
         ("waits", waits),
         ("puts", puts),
         ("gets", gets),
         ("blocks", blocks),
+        ("leases", leases::leases),
+        ("tasks", leases::tasks),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;

@@ -181,3 +181,60 @@ pub(super) fn describe(view: &View<'_>) -> String {
         Err(e) => format!("{mailbox}, {e}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::segment::{Object, Segment};
+    use crate::{Queue, sys::atomic::Ordering::Release};
+
+    /// Words of a table that look like some: small numbers, states, heads of records.
+    fn word() -> impl Strategy<Value = u64> {
+        let state = (0u64..8, 0u64..1024, 0u64..4).prop_map(|(state, lane, d)| d << 16 | lane << 6 | state);
+        let head = (0u64..600, 0u64..4, 0u64..40).prop_map(|(len, kind, handles)| len | kind << 32 | handles << 40);
+        prop_oneof![any::<u64>(), 0u64..300, state, head, Just(u64::MAX)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_the_bytes_recovery_of_a_queue_with_leases_ends(
+            words in prop::collection::vec((0.0f64..1.0, word()), 1..200),
+            again in any::<bool>(),
+        ) {
+            let segment = Segment::anonymous(4 << 20).unwrap();
+            let queue: Queue<Vec<u8>> = Queue::builder().segment(&segment).bytes(4096).leases(6).build().unwrap();
+            for bytes in [10, 400, 5000, 10] {
+                queue.put(vec![1; bytes]).unwrap();
+            }
+            let held = (queue.lease(), queue.lease(), queue.lease());
+            let object: &Object = &queue.inner.object;
+            let view = object.view();
+            let table = Table::read(&view).unwrap().unwrap();
+            // Half of them into the table, half anywhere in the used part of the object.
+            let end = table.records_at() + table.leases * RECORD_BYTES;
+            for (k, (at, word)) in words.iter().enumerate() {
+                let from = if k % 2 == 0 { table.at } else { 0 };
+                let at = from + ((end - from - 8) as f64 * at) as usize & !7;
+                view.block::<AtomicU64>(at).store(*word, Release);
+            }
+            for dead in [&(|_| true) as IsDead<'_>, &|lane| lane == 1] {
+                let _ = count(&view, dead);
+                let _ = recover(&view, dead);
+                let _ = (linked(&view, &mut |_| {}), handles(&view, &mut |_, _| {}), describe(&view));
+            }
+            if again {
+                // Whatever recovery left, in use.
+                drop(held);
+                let _ = (queue.try_lease().map(|lease| lease.ack()), queue.try_get(), queue.len(), queue.stats());
+                let _ = queue.dead_letters().take(10).count();
+            } else {
+                std::mem::forget(held);
+            }
+            std::mem::forget(queue);
+        }
+    }
+}
