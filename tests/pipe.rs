@@ -93,7 +93,8 @@ fn the_ends_of_a_one_way_pipe_go_to_children_and_keep_their_direction() {
     let children = (Process::spawn(producer, sender).unwrap(), Process::spawn(consumer, (receiver, result)).unwrap());
     assert_eq!(results.recv().unwrap(), 499_500);
     assert!(matches!(results.recv(), Err(RecvError::Disconnected(None))));
-    (children.0.join().unwrap(), children.1.join().unwrap());
+    children.0.join().unwrap();
+    children.1.join().unwrap();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind};
+use crate::segment::take_refusal;
 
 /// A scratch buffer larger than this is given back after use.
 const KEEP_BYTES: usize = 1 << 20;
@@ -59,8 +60,10 @@ impl Flavor for Append<'_> {
 /// Encodes into `buffer`.
 #[inline]
 pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
-    postcard::serialize_with_flavor(value, Append(buffer))
-        .map_err(|e| Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string()))
+    postcard::serialize_with_flavor(value, Append(buffer)).map_err(|e| {
+        let codec = || Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string());
+        take_refusal().unwrap_or_else(codec)
+    })
 }
 
 /// Decodes a whole message.
@@ -70,7 +73,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(fail(format!("{} of {} B are left over", rest.len(), bytes.len()))),
-        Err(e) => Err(fail(format!("{e} in {} B", bytes.len()))),
+        Err(e) => Err(take_refusal().unwrap_or_else(|| fail(format!("{e} in {} B", bytes.len())))),
     }
 }
 

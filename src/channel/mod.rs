@@ -1,8 +1,9 @@
-//! Typed, blocking communication: [`Queue`] and [`pipe`].
+//! Typed, blocking communication: [`Queue`] and [`pipe`], and open descriptors in their messages: [`Fd`].
 
 mod bytes;
 mod codec;
 mod error;
+mod fd;
 mod iter;
 mod joinable;
 mod layout;
@@ -21,6 +22,7 @@ mod record;
 mod stats;
 
 pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
+pub use fd::Fd;
 pub use iter::{Iter, TryIter};
 pub use joinable::JoinableQueue;
 pub use lease::{DeadLetters, Lease};

@@ -18,7 +18,7 @@ use super::mailbox::{Ended, Mailbox, News, Refused};
 use super::one_way::{Never, ONE_WAY, is_one_way};
 use super::record::Handle;
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
+use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, refuse, type_hash};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::Acquire;
 use crate::sys::clock::{Deadline, now_ns};
@@ -219,7 +219,13 @@ impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
             Some(bytes) => Ok(self.send_encoded(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
                 let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
-                encoded.map(|()| self.send_encoded(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
+                let object = &self.inner.object;
+                let sent = encoded.map(|()| self.send_encoded(lane, buffer, &passed.named(object.segment()), deadline));
+                match &sent {
+                    Ok(Ok(())) => passed.sent_in(object),
+                    _ => passed.withdraw(),
+                }
+                sent
             }),
         };
         match sent {
@@ -438,7 +444,7 @@ impl<T, U> Serialize for Connection<T, U> {
 impl<'de, T: 'static, U: 'static> Deserialize<'de> for Connection<T, U> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Object::receive(deserializer, kind::<T, U>(), pair_hash::<T, U>)?;
-        Self::from_object(object).map_err(serde::de::Error::custom)
+        Self::from_object(object).map_err(|e| refuse(e, serde::de::Error::custom))
     }
 }
 

@@ -263,7 +263,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             Some(bytes) => Ok(self.send(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
                 let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
-                encoded.map(|()| self.send(lane, buffer, &passed.named(self.inner.object.segment()), deadline))
+                let object = &self.inner.object;
+                let sent = encoded.map(|()| self.send(lane, buffer, &passed.named(object.segment()), deadline));
+                match &sent {
+                    Ok(Ok(())) => passed.sent_in(object),
+                    _ => passed.withdraw(),
+                }
+                sent
             }),
         };
         match sent {

@@ -1,7 +1,7 @@
 //! Which function a child runs: one static record per function, found in the child by its offset in the program.
 
 use crate::error::{Error, ErrorKind};
-use crate::segment::with_recipient;
+use crate::segment::{take_refusal, with_recipient};
 use crate::sys::image::{Image, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,8 +63,10 @@ where
 
 /// Encodes `value` for the process in row `recipient`: handles inside are opened on its behalf.
 pub(super) fn encode_for<T: Serialize>(recipient: u32, value: &T, what: &str) -> Result<Vec<u8>, Error> {
-    with_recipient(recipient, || postcard::to_stdvec(value))
-        .map_err(|e| Error::new(ErrorKind::Codec, format!("encode {what} `{}`", type_name::<T>()), e.to_string()))
+    with_recipient(recipient, || postcard::to_stdvec(value)).map_err(|e| {
+        let codec = || Error::new(ErrorKind::Codec, format!("encode {what} `{}`", type_name::<T>()), e.to_string());
+        take_refusal().unwrap_or_else(codec)
+    })
 }
 
 /// Decodes a value that must take up all the bytes.
@@ -73,6 +75,6 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T,
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(error(format!("{} of {} bytes are left over", rest.len(), bytes.len()))),
-        Err(e) => Err(error(e.to_string())),
+        Err(e) => Err(take_refusal().unwrap_or_else(|| error(e.to_string()))),
     }
 }

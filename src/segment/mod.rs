@@ -28,7 +28,10 @@ pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;
 pub(crate) use object::{Object, View, type_hash};
-pub(crate) use passing::{Arrived, into_message, with_recipient};
+pub(crate) use passing::{
+    Arrived, Fate, Recipient, into_message, nowhere, on_fate, recipient, refuse, take_refusal, when_gone,
+    when_row_gone, with_recipient,
+};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub(crate) use pinned::{Pinned, PinnedBytes, PinnedRing};

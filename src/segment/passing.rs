@@ -13,6 +13,7 @@ use super::directory::{ObjectId, Standing};
 use super::object::Object;
 use super::recover::Kind;
 use super::{Inner, Segment};
+use crate::error::{Error, ErrorKind};
 
 /// Handles in a message that this process has taken: their objects are kept open until this is dropped, after decoding.
 /// Most messages have none, so it is one word.
@@ -70,8 +71,60 @@ enum Passing {
 
 thread_local! {
     static PASSING: Cell<Passing> = const { Cell::new(Passing::Nowhere) };
-    /// Handles that went into the message being encoded.
-    static PASSED: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
+    /// What went into the message being encoded.
+    static PASSED: RefCell<Vec<Item>> = const { RefCell::new(Vec::new()) };
+    /// Why something could not be passed: a serialiser's own error may have no room for it.
+    static REFUSED: Cell<Option<Error>> = const { Cell::new(None) };
+}
+
+/// Something that went into a message and is more than its bytes.
+enum Item {
+    Handle(Object),
+    /// Something else, which wants to know what becomes of the message.
+    Other(Box<dyn FnOnce(Fate<'_>)>),
+}
+
+/// What became of a message.
+pub(crate) enum Fate<'a> {
+    /// It lies in this object.
+    Sent(&'a Object),
+    /// It was not sent, and the value was handed back.
+    Withdrawn,
+}
+
+/// For whom the calling thread serialises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recipient {
+    /// The child in this row of the family's segment.
+    Row(u32),
+    /// Who takes the message.
+    Taker,
+}
+
+/// For whom the calling thread serialises, if a value may be passed at all.
+pub(crate) fn recipient() -> Option<Recipient> {
+    match PASSING.get() {
+        Passing::Nowhere => None,
+        Passing::Row(row) => Some(Recipient::Row(row)),
+        Passing::Message => Some(Recipient::Taker),
+    }
+}
+
+/// While a message is encoded: `f` is told what becomes of it, unless its sender does not say.
+pub(crate) fn on_fate(f: impl FnOnce(Fate<'_>) + 'static) {
+    PASSED.with_borrow_mut(|passed| passed.push(Item::Other(Box::new(f))));
+}
+
+/// Notes why a value cannot be passed, for [`take_refusal`]; `wrap` makes the serialiser's error.
+pub(crate) fn refuse<E>(error: Error, wrap: impl FnOnce(String) -> E) -> E {
+    let wrapped = wrap(error.to_string());
+    REFUSED.set(Some(error));
+    wrapped
+}
+
+/// Why the calling thread's last encoding or decoding, which failed, did so, if one of its handles was the reason.
+pub(crate) fn take_refusal() -> Option<Error> {
+    REFUSED.take()
 }
 
 /// Runs `f` while handles go to `to`.
@@ -113,11 +166,40 @@ impl Passed {
         if self.0 == 0 {
             return Vec::new();
         }
-        let of_segment = |object: &&Object| object.segment().id == segment.id;
-        PASSED.with_borrow(|passed| {
-            let newest = &passed[passed.len() - self.0..];
-            newest.iter().filter(of_segment).map(|object| (object.id(), object.role())).collect()
-        })
+        let named = |item: &Item| match item {
+            Item::Handle(object) => (object.segment().id == segment.id).then(|| (object.id(), object.role())),
+            Item::Other(_) => None,
+        };
+        PASSED.with_borrow(|passed| passed[passed.len() - self.0..].iter().filter_map(named).collect())
+    }
+
+    /// The message lies in `object` now.
+    #[inline]
+    pub fn sent_in(self, object: &Object) {
+        if self.0 > 0 {
+            self.tell(|| Fate::Sent(object));
+        }
+    }
+
+    /// The message was not sent.
+    #[cold]
+    pub fn withdraw(self) {
+        self.tell(|| Fate::Withdrawn);
+    }
+
+    #[cold]
+    fn tell<'a>(mut self, fate: impl Fn() -> Fate<'a>) {
+        for item in self.take() {
+            if let Item::Other(f) = item {
+                f(fate());
+            }
+        }
+    }
+
+    /// Takes them off the list, so that nothing of it is borrowed when they are dropped: a drop may run other code.
+    fn take(&mut self) -> Vec<Item> {
+        let count = std::mem::take(&mut self.0);
+        PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - count))
     }
 }
 
@@ -125,10 +207,37 @@ impl Drop for Passed {
     #[inline]
     fn drop(&mut self) {
         if self.0 > 0 {
-            // Dropped when the list is not borrowed any more: a drop may run other code.
-            drop(PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - self.0)));
+            drop(self.take());
         }
     }
+}
+
+/// Tells, at any later time, whether the object is known to be gone, and with it every message that was in it.
+pub(crate) fn when_gone(object: &Object) -> impl Fn() -> bool + Send + use<> {
+    let (segment, id) = (object.segment().this.clone(), object.id());
+    move || {
+        segment.upgrade().is_some_and(|segment| {
+            // One that is CLOSING may still be found to be in use.
+            let (now, standing) = segment.standing(id.index);
+            now != id || matches!(standing, Standing::Free)
+        })
+    }
+}
+
+/// Tells, at any later time, whether the process of this row of the family's segment is known to be gone.
+pub(crate) fn when_row_gone(row: u32) -> Result<impl Fn() -> bool + Send + use<>, Error> {
+    let segment = Segment::family()?;
+    let generation = segment.inner().row_state(row).generation();
+    Ok(move || {
+        let now = segment.inner().row_state(row);
+        !now.is_active() || now.generation() != generation
+    })
+}
+
+/// Why `what` is not serialised.
+pub(crate) fn nowhere(what: &str) -> Error {
+    let message = "it travels only in a message or in a child's arguments";
+    Error::new(ErrorKind::InvalidInput, format!("serialise {what}"), message)
 }
 
 /// How a handle looks in a message.
@@ -144,9 +253,9 @@ impl Object {
     pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match PASSING.get() {
             Passing::Row(row) => self.open_for(row),
-            Passing::Message => PASSED.with_borrow_mut(|passed| passed.push(self.clone())),
+            Passing::Message => PASSED.with_borrow_mut(|passed| passed.push(Item::Handle(self.clone()))),
             Passing::Nowhere => {
-                return Err(ser::Error::custom("a kinfolk handle travels only in a message or in a child's arguments"));
+                return Err(refuse(nowhere("handle"), ser::Error::custom));
             }
         }
         Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8 }.serialize(serializer)
@@ -159,9 +268,10 @@ impl Object {
         type_hash: impl FnOnce(usize) -> u64,
     ) -> Result<Self, D::Error> {
         let ticket = Ticket::deserialize(deserializer)?;
-        let segment = Segment::attached(ticket.segment).map_err(de::Error::custom)?;
+        let refused = |e| refuse(e, de::Error::custom);
+        let segment = Segment::attached(ticket.segment).map_err(refused)?;
         let role = usize::from(ticket.role);
         let opened = Self::open(&segment, ticket.id, role, kind, type_hash(role));
-        opened.map_err(de::Error::custom)
+        opened.map_err(refused)
     }
 }

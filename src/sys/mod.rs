@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod clock;
 pub mod copy;
 pub mod cpu;
+pub mod fd;
 pub mod futex;
 pub mod identity;
 pub mod image;

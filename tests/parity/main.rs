@@ -8,6 +8,7 @@ mod support;
 
 mod barriers;
 mod conditions;
+mod connections;
 mod events;
 mod locks;
 mod queues;
