@@ -187,8 +187,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::channel::Queue;
     use crate::segment::{Object, Segment};
-    use crate::{Queue, sys::atomic::Ordering::Release};
+    use crate::sys::atomic::Ordering::Release;
 
     /// Words of a table that look like some: small numbers, states, heads of records.
     fn word() -> impl Strategy<Value = u64> {

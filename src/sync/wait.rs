@@ -404,7 +404,12 @@ pub(super) mod model_doors {
     impl Pace {
         /// One that sleeps at once.
         pub(in crate::sync) fn asleep() -> Self {
-            Self { spin: Private::new(0), yields: Private::new(0), waits: Private::new(0) }
+            let never = || Method {
+                credit: Private::new(0),
+                rest: Private::new(REST),
+                rests_until: PrivateTime::new(u64::MAX),
+            };
+            Self { spin: never(), yields: never() }
         }
     }
 
