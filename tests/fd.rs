@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kinfolk::channel::Fd;
 use kinfolk::{Connection, ErrorKind, GetError, Process, Queue, Receiver, RecvError, Sender, pipe, pipe_oneway};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use support::random::Random;
@@ -18,7 +19,7 @@ use support::watchdog;
 use support::watchdog::Watchdog;
 
 /// Survivors go on within this time after a death.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(5);
 
 fn guard() -> Watchdog {
     watchdog(Duration::from_secs(120))
@@ -197,7 +198,10 @@ fn who_waits_for_a_sender_that_is_stopped_goes_on_when_it_is_killed() {
         let (receiver, connection) = pipe_oneway().unwrap();
         let child = Process::builder().daemon(true).spawn(sender, connection).unwrap();
         assert!(receiver.poll(None).unwrap());
-        kill(Pid::from_raw(child.pid() as i32), Signal::SIGSTOP).unwrap();
+        let pid = Pid::from_raw(child.pid() as i32);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // Until all its threads have stopped.
+        waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).unwrap();
         let waiter = std::thread::spawn(move || (receiver.recv(), Instant::now()));
         random.moment();
         let killed = Instant::now();
@@ -261,4 +265,24 @@ fn a_descriptor_means_nothing_outside_a_message() {
     assert!(postcard::to_stdvec(&fd).is_err());
     let again = fd.try_clone().unwrap();
     assert_ne!(fd.as_fd().as_raw_fd(), again.as_fd().as_raw_fd());
+}
+
+#[test]
+fn bytes_that_are_no_ticket_are_an_error() {
+    let _guard = guard();
+    let (receiver, sender) = pipe_oneway::<Fd>().unwrap();
+    let mut random = Random::new(47);
+    // A real one, from which some bytes are changed or left out.
+    sender.send(file_with("x").into()).unwrap();
+    let ticket = receiver.recv_bytes(None).unwrap();
+    for _ in 0..500 {
+        let mut bytes = ticket.clone();
+        match random.below(3) {
+            0 => bytes.truncate(random.below(ticket.len() as u64) as usize),
+            1 => bytes.push(0),
+            _ => bytes[random.below(ticket.len() as u64) as usize] ^= 1 + random.below(255) as u8,
+        }
+        sender.send_bytes(&bytes).unwrap();
+        assert!(matches!(receiver.recv(), Err(RecvError::Decode(_))), "{bytes:?}");
+    }
 }

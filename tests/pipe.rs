@@ -181,6 +181,18 @@ fn bytes_are_sent_and_received_without_waiting_or_for_a_while() {
     assert!(matches!(b.send_bytes(b"h"), Err(SendError::Disconnected((), None))));
 }
 
+#[test]
+fn a_handle_whose_object_is_gone_is_an_error_that_says_so() {
+    let (a, b) = pipe::<Queue<u8>, Queue<u8>>().unwrap();
+    a.send(Queue::new(0).unwrap()).unwrap();
+    // As bytes: the handle in it is given up, and with it the queue.
+    let bytes = b.recv_bytes(None).unwrap();
+    a.send_bytes(&bytes).unwrap();
+    assert!(matches!(b.recv(), Err(RecvError::Decode(e)) if e.kind() == ErrorKind::Gone));
+    a.send_bytes(b"").unwrap();
+    assert!(matches!(b.recv(), Err(RecvError::Decode(e)) if e.kind() == ErrorKind::Codec));
+}
+
 /// A message of `len` bytes that can be checked: who sent it, its number, and bytes that follow from both. A shorter one
 /// than its head is empty.
 fn sealed(sender: u32, number: u32, len: usize) -> Vec<u8> {

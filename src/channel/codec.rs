@@ -62,7 +62,7 @@ impl Flavor for Append<'_> {
 pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
     postcard::serialize_with_flavor(value, Append(buffer)).map_err(|e| {
         let codec = || Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string());
-        take_refusal().unwrap_or_else(codec)
+        take_refusal().filter(|_| e == postcard::Error::SerdeSerCustom).unwrap_or_else(codec)
     })
 }
 
@@ -73,7 +73,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(fail(format!("{} of {} B are left over", rest.len(), bytes.len()))),
-        Err(e) => Err(take_refusal().unwrap_or_else(|| fail(format!("{e} in {} B", bytes.len())))),
+        Err(e) => {
+            let refusal = take_refusal().filter(|_| e == postcard::Error::SerdeDeCustom);
+            Err(refusal.unwrap_or_else(|| fail(format!("{e} in {} B", bytes.len()))))
+        }
     }
 }
 

@@ -65,7 +65,7 @@ where
 pub(super) fn encode_for<T: Serialize>(recipient: u32, value: &T, what: &str) -> Result<Vec<u8>, Error> {
     with_recipient(recipient, || postcard::to_stdvec(value)).map_err(|e| {
         let codec = || Error::new(ErrorKind::Codec, format!("encode {what} `{}`", type_name::<T>()), e.to_string());
-        take_refusal().unwrap_or_else(codec)
+        take_refusal().filter(|_| e == postcard::Error::SerdeSerCustom).unwrap_or_else(codec)
     })
 }
 
@@ -75,6 +75,9 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T,
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(error(format!("{} of {} bytes are left over", rest.len(), bytes.len()))),
-        Err(e) => Err(take_refusal().unwrap_or_else(|| error(e.to_string()))),
+        Err(e) => {
+            let refusal = take_refusal().filter(|_| e == postcard::Error::SerdeDeCustom);
+            Err(refusal.unwrap_or_else(|| error(e.to_string())))
+        }
     }
 }
