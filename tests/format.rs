@@ -8,6 +8,9 @@ use kinfolk::{Lock, Mutex, Process, Queue, Segment};
 
 const FORMAT: &str = include_str!("../src/segment/FORMAT.md");
 
+/// Bytes of an arena page.
+const PAGE: u64 = 8192;
+
 /// Offset and size of `field` in the table under the heading that contains `table`.
 #[track_caller]
 fn field(table: &str, field: &str) -> (u64, usize) {
@@ -55,7 +58,7 @@ impl Bytes {
     /// Where the directory entry of object `index` is, and where the object is.
     fn object(&self, index: u32) -> (u64, u64) {
         let entry = self.header("objects_at") + 256 * u64::from(index);
-        (entry, self.header("pages_at") + 65536 * self.get(entry, "`ObjectBlock`", "page"))
+        (entry, self.header("pages_at") + PAGE * self.get(entry, "`ObjectBlock`", "page"))
     }
 }
 
@@ -64,17 +67,17 @@ fn the_header_and_the_geometry() {
     let segment = Segment::builder().size(8 << 20).processes(5).lanes(9).anonymous().unwrap();
     let bytes = Bytes::of(&segment);
     assert_eq!(bytes.read(field("`HeaderBlock`", "magic").0, 8), b"KINFOLK\n");
-    assert_eq!([bytes.header("version"), bytes.header("size")], [1, 8 << 20]);
-    assert_eq!([bytes.header("rows"), bytes.header("lanes"), bytes.header("objects")], [5, 9, 128]);
+    assert_eq!([bytes.header("version"), bytes.header("size")], [2, 8 << 20]);
+    assert_eq!([bytes.header("rows"), bytes.header("lanes"), bytes.header("objects")], [5, 9, 1024]);
     let up = |at: u64, to: u64| at.div_ceil(to) * to;
     let lanes_at = 4096 + 5 * 256;
     let pagemap_at = up(lanes_at + 9 * 128, 4096);
-    let objects_at = up(pagemap_at + 128 * 16, 4096);
-    let pages_at = up(objects_at + 128 * 256, 65536);
+    let objects_at = up(pagemap_at + 1024 * 16, 4096);
+    let pages_at = up(objects_at + 1024 * 256, PAGE);
     let offsets = ["rows_at", "lanes_at", "pagemap_at", "objects_at", "pages_at"].map(|name| bytes.header(name));
     assert_eq!(offsets, [4096, lanes_at, pagemap_at, objects_at, pages_at]);
-    assert_eq!(bytes.header("pages"), ((8 << 20) - pages_at) / 65536);
-    assert_eq!(segment.stats().total_bytes as u64, bytes.header("pages") * 65536);
+    assert_eq!(bytes.header("pages"), ((8 << 20) - pages_at) / PAGE);
+    assert_eq!(segment.stats().total_bytes as u64, bytes.header("pages") * PAGE);
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn a_row_a_lane_and_a_lock() {
     let page = bytes.get(entry, "`ObjectBlock`", "page");
     let run = bytes.header("pagemap_at") + 16 * page;
     let head = bytes.get(run, "`PageBlock`", "head");
-    assert_eq!((head >> 20 & 0xf_ffff, head & 0xf_ffff), (1, 2), "one page, LIVE");
+    assert_eq!((head >> 14 & 0x3ff_ffff, head & 0x3fff), (1, 2), "one page, LIVE");
     assert_eq!(
         bytes.get(run, "`PageBlock`", "owner"),
         u64::from(mutex.id().generation) << 32 | u64::from(mutex.id().index)
@@ -150,8 +153,8 @@ fn a_queue() {
     assert_eq!([bytes.word(at, 4), bytes.word(at + 4, 4), bytes.word(at + 16, 8)], [16, 2, 200_000]);
     let page = bytes.word(at + 8, 4);
     let head = bytes.get(bytes.header("pagemap_at") + 16 * page, "`PageBlock`", "head");
-    assert_eq!((head >> 40, head >> 20 & 0xf_ffff, head & 0xf), (bytes.word(at + 12, 4), 4, 2), "four pages, LIVE");
-    assert_eq!(bytes.read(bytes.header("pages_at") + 65536 * page, 200_000), vec![9; 200_000]);
+    assert_eq!((head >> 40, head >> 14 & 0x3ff_ffff, head & 0xf), (bytes.word(at + 12, 4), 25, 2), "25 pages, LIVE");
+    assert_eq!(bytes.read(bytes.header("pages_at") + PAGE * page, 200_000), vec![9; 200_000]);
 }
 
 #[test]
@@ -190,7 +193,7 @@ fn a_lease_table() {
     assert_eq!(bytes.read(records + 256, record.len()), record);
     let elsewhere = records + 512;
     assert_eq!([bytes.word(elsewhere, 4), bytes.word(elsewhere + 4, 4), bytes.word(elsewhere + 16, 8)], [16, 3, 308]);
-    let run = bytes.header("pages_at") + 65536 * bytes.word(elsewhere + 8, 4);
+    let run = bytes.header("pages_at") + PAGE * bytes.word(elsewhere + 8, 4);
     assert_eq!(bytes.read(run, 12), [&300u32.to_le_bytes()[..], &1u32.to_le_bytes(), &[7; 4]].concat());
     held.ack().unwrap();
     long.ack().unwrap();

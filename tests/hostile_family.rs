@@ -15,6 +15,9 @@ use kinfolk::{Connection, Event, Process, Segment, pipe};
 use proptest::prelude::*;
 use support::watchdog;
 
+/// Bytes of an arena page.
+const PAGE: u64 = 8192;
+
 const SOON: Duration = Duration::from_millis(1);
 /// What is to be written and when, in the environment of the program that is started.
 const WRITES: &str = "KINFOLK_TEST_WRITES";
@@ -32,7 +35,7 @@ fn scribble(segment: &Segment, writes: &[Write], moment: u32) {
     };
     let size = file.metadata().unwrap().len();
     for (_, object, at, value) in writes.iter().filter(|write| write.0 == moment) {
-        let page = |object: u64| read(96, 8) + 65536 * read(read(88, 8) + 256 * object + 12, 4);
+        let page = |object: u64| read(96, 8) + PAGE * read(read(88, 8) + 256 * object + 12, 4);
         let start = if *object < OBJECTS { page(*object) } else { 0 };
         file.write_all_at(&value.to_ne_bytes(), (start + at).min(size - 8) & !3).unwrap();
     }

@@ -13,6 +13,9 @@ use proptest::prelude::*;
 use support::random::Random;
 use support::watchdog;
 
+/// Bytes of an arena page.
+const PAGE: u64 = 8192;
+
 const SOON: Duration = Duration::from_millis(1);
 
 /// Where an object's memory begins, by what `FORMAT.md` says.
@@ -23,7 +26,7 @@ fn memory_of(file: &File, index: u32) -> u64 {
         u64::from_ne_bytes(bytes)
     };
     let entry = word(88) + 256 * u64::from(index);
-    word(96) + 65536 * (word(entry + 8) >> 32)
+    word(96) + PAGE * (word(entry + 8) >> 32)
 }
 
 /// Everything that can be done with leases. Only that it ends is of interest.

@@ -15,6 +15,9 @@ use kinfolk::{
 use proptest::prelude::*;
 use support::watchdog;
 
+/// Bytes of an arena page.
+const PAGE: u64 = 8192;
+
 const SOON: Duration = Duration::from_millis(1);
 
 /// What a thread is told that asks for what it seems to have already: documented, and a wrong byte can make it seem so.
@@ -155,7 +158,7 @@ impl Place {
         };
         let (entry, size) = (|object: u64| word(88, 8) + 256 * object, file.metadata().unwrap().len());
         let at = match self {
-            Self::Memory(object, at) => word(96, 8) + 65536 * word(entry(object) + 12, 4) + at,
+            Self::Memory(object, at) => word(96, 8) + PAGE * word(entry(object) + 12, 4) + at,
             Self::Entry(object, at) => entry(object) + at,
             Self::Anywhere(at) => at,
         };

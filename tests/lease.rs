@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kinfolk::{ErrorKind, GetError, Lease, Mutex, Process, Queue, Segment, pipe};
+use kinfolk::{ErrorKind, Event, GetError, Lease, Mutex, Process, Queue, Segment, pipe};
 use support::random::Random;
 use support::watchdog;
 
@@ -122,13 +122,10 @@ fn an_item_that_finds_no_room_in_the_segment_stays_in_the_queue() {
     let segment = Segment::anonymous(4 << 20).unwrap();
     let queue: Queue<Vec<u8>> = Queue::builder().segment(&segment).bytes(64 << 10).leases(8).build().unwrap();
     queue.put(vec![7; 1000]).unwrap();
-    let hog = {
-        let hog: Queue<Vec<u8>> = Queue::builder().segment(&segment).bytes(4 << 10).build().unwrap();
-        while segment.stats().total_bytes > segment.stats().used_bytes {
-            hog.put_timeout(vec![0; 60_000], SOON).unwrap();
-        }
-        hog
-    };
+    let mut hog = Vec::new();
+    while segment.stats().total_bytes > segment.stats().used_bytes {
+        hog.push(Event::new_in(&segment).unwrap());
+    }
     for _ in 0..3 {
         match queue.try_lease() {
             Err(GetError::Failed(e)) => assert_eq!(e.kind(), ErrorKind::OutOfSpace, "{e}"),

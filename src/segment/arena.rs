@@ -1,16 +1,23 @@
-//! Memory: runs of 64 KiB pages.
+//! Memory: runs of 8 KiB pages.
 //!
-//! A run is one word, at the page-map entry of its first page: `generation:24 | pages:20 | 0:6 | lane:10 | state:4`. Entries
-//! inside a run stay as free ones look and are skipped, so one store makes a run and one store unmakes it.
+//! A run is one word, at the page-map entry of its first page: `generation:24 | pages:26 | lane:10 | state:4`. The entries
+//! of its other pages are skipped, so one store makes a run and one store unmakes it. They are marked INSIDE before, and
+//! stay so after. Then the first entry tells how many pages there are free, so searches skip those too; what is left of
+//! them, and what was found side by side, is told likewise.
+//!
+//! Pages and their entries are committed together, in steps. No entry beyond them is looked at: all of those pages are
+//! free, and looking could fault.
 //!
 //! | state | meaning | a death of `lane` |
 //! |---|---|---|
-//! | FREE | nobody's | - |
+//! | FREE | nobody's, and so are those that follow it, `pages` in all | - |
 //! | OWNED(lane) | being filled, not yet reachable from its object | FREE if the object does not name it, else LIVE |
 //! | LIVE | reachable from its object | - |
 //! | RETIRED(lane) | being taken out of its object | LIVE if the object still names it, else FREE |
+//! | INSIDE | described by an earlier entry, or nobody's | - |
 //!
-//! Only the holder of the arena lock makes runs. Anybody who owns one may free it without the lock.
+//! Only the holder of the arena lock makes runs. Anybody who owns one may free it without the lock. So the hints where to
+//! begin looking can be wrong in any way: a search begins at an entry that begins something, or at the first.
 
 use std::time::Duration;
 
@@ -18,6 +25,7 @@ use super::Inner;
 use super::layout::{PAGE, PAGE_ENTRY_BYTES, PageBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, Locked, NOBODY, TimedOut};
+use crate::sys::atomic::AtomicU32;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::clock::Deadline;
 use crate::sys::memfd;
@@ -26,13 +34,27 @@ const FREE: u64 = 0;
 const OWNED: u64 = 1;
 const LIVE: u64 = 2;
 const RETIRED: u64 = 3;
+const INSIDE: u64 = 4;
 
-/// Memory is committed in steps of this many pages (2 MiB).
-const COMMIT_STEP: u32 = 32;
+/// Pages of a long run: 64 KiB.
+const LONG: u32 = (64 << 10) / PAGE as u32;
+
+/// Memory is committed in steps of this many pages (2 MiB), whose entries fill one page of the kernel.
+const COMMIT_STEP: u32 = (2 << 20) / PAGE as u32;
+const _: () = assert!(COMMIT_STEP as usize * PAGE_ENTRY_BYTES % 4096 == 0);
 
 /// How long the arena lock is waited for, at a time and in all. Its holder does microseconds of work.
 const LOCK_ROUND: Duration = Duration::from_millis(50);
 const LOCK_ROUNDS: u32 = 100;
+
+/// Free pages that were found.
+struct Place {
+    start: u32,
+    /// Free pages from there on: enough, or all up to the last that is committed.
+    found: u32,
+    /// Other free pages were passed, for which the hint has to stay.
+    passed: bool,
+}
 
 /// A run of pages: where it is, how long, and which of the successive users of that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,18 +74,43 @@ impl Run {
     }
 
     fn word(self, state: u64, lane: Lane) -> u64 {
-        u64::from(self.generation) << 40 | u64::from(self.pages) << 20 | u64::from(lane) << 4 | state
+        u64::from(self.generation) << 40 | u64::from(self.pages) << 14 | u64::from(lane) << 4 | state
     }
 }
 
 fn parse(page: u32, word: u64) -> (Run, u64, Lane) {
-    let run = Run { page, pages: (word >> 20 & 0xf_ffff) as u32, generation: (word >> 40) as u32 };
+    let run = Run { page, pages: (word >> 14 & 0x3ff_ffff) as u32, generation: (word >> 40) as u32 };
     (run, word & 0xf, (word >> 4 & 0x3ff) as Lane)
 }
 
+/// Whether the page of this word is the first of a run, or of free pages. One that was never the first has word 0.
+fn begins_something(word: u64) -> bool {
+    word != 0 && word & 0xf != INSIDE
+}
+
+fn lower(hint: &AtomicU32, page: u32) {
+    let mut seen = hint.load(Relaxed);
+    while page < seen {
+        match hint.compare_exchange(seen, page, Relaxed, Relaxed) {
+            Ok(_) => break,
+            Err(now) => seen = now,
+        }
+    }
+}
+
 impl Inner {
+    /// Pages that have memory, as have their entries. The word is anybody's, so it may be too high; never beyond the arena.
+    pub(super) fn committed_pages(&self) -> u32 {
+        // Relaxed: whoever learns of a run learns of its commitment the same way.
+        self.header().committed_pages.load(Relaxed).min(self.geometry.pages)
+    }
+
+    fn page_entries(&self, page: u32, pages: u32) -> &[PageBlock] {
+        self.blocks(self.geometry.page_entry_at(page), pages as usize)
+    }
+
     fn page_entry(&self, page: u32) -> &PageBlock {
-        self.block(self.geometry.pagemap_at as usize + page as usize * PAGE_ENTRY_BYTES)
+        self.block(self.geometry.page_entry_at(page))
     }
 
     /// Makes a run for `bytes` bytes, OWNED by `lane`, for the object `owner` (`generation:32 | index:32`).
@@ -76,14 +123,9 @@ impl Inner {
         if pages > self.geometry.pages {
             return Err(out(format!("the whole arena has {} B", self.geometry.pages as usize * PAGE)));
         }
-        let header = self.header();
         self.lock_arena(lane)?;
-        let mut made = self.alloc_locked(lane, pages, owner);
-        if matches!(made, Ok(None)) && header.free_hint.swap(0, Relaxed) != 0 {
-            // The hint is moved without the lock by those who free, so it may have passed something.
-            made = self.alloc_locked(lane, pages, owner);
-        }
-        header.arena_lock.unlock(true);
+        let made = self.alloc_locked(lane, pages, owner);
+        self.header().arena_lock.unlock(true);
         made?.ok_or_else(|| out(format!("no {pages} free pages of {PAGE} B side by side")))
     }
 
@@ -95,8 +137,8 @@ impl Inner {
             match header.arena_lock.lock(lane, self, Deadline::after(LOCK_ROUND)) {
                 Ok(Locked::Clean) => return Ok(()),
                 Ok(Locked::OwnerDied) => {
-                    // Runs are single words, so only the hint can be wrong.
-                    header.free_hint.store(0, Relaxed);
+                    // Runs are single words, so only the hints can be wrong.
+                    self.reset_hints();
                     return Ok(());
                 }
                 Err(TimedOut) => {}
@@ -111,81 +153,145 @@ impl Inner {
         Err(Error::new(ErrorKind::Stalled, DOING, format!("{holder} holds it and does not run")))
     }
 
-    fn alloc_locked(&self, lane: Lane, pages: u32, owner: u64) -> Result<Option<Run>, Error> {
-        self.alloc_locked_from(lane, pages, owner, self.header().free_hint.load(Relaxed))
+    /// Where to look for `pages` free pages first. Long runs have a hint of their own, which short holes do not hold up.
+    fn hint(&self, pages: u32) -> &AtomicU32 {
+        if pages < LONG { &self.header().free_hint } else { &self.header().long_hint }
     }
 
-    fn alloc_locked_from(&self, lane: Lane, pages: u32, owner: u64, hint: u32) -> Result<Option<Run>, Error> {
-        let header = self.header();
-        let total = self.geometry.pages;
-        let mut page = hint.min(total);
-        let mut first_free = None;
-        let (mut start, mut found) = (page, 0);
-        while page < total {
-            let (run, state, _) = parse(page, self.page_entry(page).head.load(Acquire));
-            if state == FREE {
-                first_free.get_or_insert(page);
-                if found == 0 {
-                    start = page;
-                }
-                found += 1;
-                page += 1;
-                if found == pages {
-                    break;
-                }
-                continue;
-            }
-            if state > RETIRED || run.pages == 0 || run.pages > total - page {
-                return Err(Error::corrupt("page map", "run", format!("{run:?} in state {state}"), "a run"));
-            }
-            found = 0;
-            page += run.pages;
+    /// Hints are changed without the lock by those who free, so after a death they may be too high.
+    pub(super) fn reset_hints(&self) {
+        self.header().free_hint.store(0, Relaxed);
+        self.header().long_hint.store(0, Relaxed);
+    }
+
+    fn alloc_locked(&self, lane: Lane, pages: u32, owner: u64) -> Result<Option<Run>, Error> {
+        let hint = self.hint(pages);
+        let mut from = hint.load(Relaxed);
+        let mut place = self.find(from, pages)?;
+        if place.found < pages && from != 0 {
+            // Before the segment grows or gives up: the hint may have passed runs that were freed meanwhile.
+            from = 0;
+            hint.store(0, Relaxed);
+            place = self.find(0, pages)?;
         }
-        if found < pages {
+        // What is not committed is free, and follows the last free pages that were found.
+        let start = place.start;
+        if pages > self.geometry.pages - start {
             return Ok(None);
         }
-        if start + pages > header.committed_pages.load(Relaxed) && hint != 0 {
-            // Before the segment grows: the hint may have passed runs that were freed meanwhile.
-            let _ = header.free_hint.compare_exchange(hint, 0, Relaxed, Relaxed);
-            return self.alloc_locked_from(lane, pages, owner, 0);
-        }
         self.commit_pages(start + pages)?;
-        if first_free == Some(start) {
+        if !place.passed {
             // Fails if somebody has freed a lower run meanwhile: then the hint is theirs.
-            let _ = header.free_hint.compare_exchange(hint, start + pages, Relaxed, Relaxed);
+            let _ = hint.compare_exchange(from, start + pages, Relaxed, Relaxed);
         }
-        let entry = self.page_entry(start);
-        let generation = (parse(start, entry.head.load(Relaxed)).0.generation + 1) & 0xff_ffff;
+        let end = if place.found < pages { self.committed_pages() } else { start + place.found };
+        if end > start + pages {
+            // All within the last piece that was found, or new.
+            self.mark_free(start + pages, end - start - pages);
+        }
+        let entries = self.page_entries(start, pages);
+        for entry in &entries[1..] {
+            // Only the holder of the lock changes the entry of a free page.
+            let word = entry.head.load(Relaxed);
+            if word & 0xf != INSIDE {
+                entry.head.store(word >> 40 << 40 | INSIDE, Relaxed);
+            }
+        }
+        let generation = (parse(start, entries[0].head.load(Relaxed)).0.generation + 1) & 0xff_ffff;
         let run = Run { page: start, pages, generation };
-        entry.owner.store(owner, Relaxed);
-        entry.head.store(run.word(OWNED, lane), Release);
+        entries[0].owner.store(owner, Relaxed);
+        // Release: whoever sees the run sees what lies inside it.
+        entries[0].head.store(run.word(OWNED, lane), Release);
         Ok(Some(run))
     }
 
-    /// Commits the memory of the first `pages` pages. Under the arena lock.
+    /// Says that `pages` free pages from `page` on lie side by side. Under the arena lock.
+    fn mark_free(&self, page: u32, pages: u32) {
+        let head = &self.page_entry(page).head;
+        let generation = parse(page, head.load(Relaxed)).0.generation;
+        head.store(Run { page, pages, generation }.word(FREE, 0), Relaxed);
+    }
+
+    /// Makes one of the pieces in the `pages` free pages from `page` on, so that nobody has to go through them again.
+    fn join_free(&self, page: u32, pages: u32) {
+        let mut at = page;
+        while at < page + pages {
+            let head = &self.page_entry(at).head;
+            let piece = parse(at, head.load(Relaxed)).0;
+            if at > page {
+                head.store(u64::from(piece.generation) << 40 | INSIDE, Relaxed);
+            }
+            at += piece.pages.max(1);
+        }
+        self.mark_free(page, pages);
+    }
+
+    /// The first `pages` free pages side by side from page `from` on, or the free ones before the first that is not
+    /// committed. Under the arena lock.
+    fn find(&self, from: u32, pages: u32) -> Result<Place, Error> {
+        let committed = self.committed_pages();
+        let entries = self.page_entries(0, committed);
+        let least = if pages < LONG { 1 } else { LONG };
+        let mut page = from.min(committed);
+        if entries.get(page as usize).is_some_and(|entry| !begins_something(entry.head.load(Relaxed))) {
+            // Whoever freed a run here was slow to say so, and by now the page belongs to a longer one.
+            page = 0;
+        }
+        let mut place = Place { start: page, found: 0, passed: false };
+        let mut pieces = 0;
+        while page < committed && place.found < pages {
+            let (run, state, _) = parse(page, entries[page as usize].head.load(Acquire));
+            if state == FREE || state == INSIDE {
+                let free = run.pages.clamp(1, committed - page);
+                place.found += free;
+                page += free;
+                pieces += 1;
+                continue;
+            }
+            if state > RETIRED || run.pages == 0 || run.pages > committed - page {
+                return Err(Error::corrupt("page map", "run", format!("{run:?} in state {state}"), "a run"));
+            }
+            if pieces > 1 {
+                self.join_free(place.start, place.found);
+            }
+            page += run.pages;
+            pieces = 0;
+            place = Place { start: page, found: 0, passed: place.passed || place.found >= least };
+        }
+        Ok(place)
+    }
+
+    /// Commits the memory of the first `pages` pages, and of their entries. Under the arena lock.
     fn commit_pages(&self, pages: u32) -> Result<(), Error> {
-        let header = self.header();
-        let done = header.committed_pages.load(Relaxed).min(self.geometry.pages);
+        let done = self.committed_pages();
         if pages <= done {
             return Ok(());
         }
         let upto = (pages.div_ceil(COMMIT_STEP) * COMMIT_STEP).min(self.geometry.pages);
+        let os = |e| Error::os("commit memory of segment", e);
+        let (from, to) = (self.geometry.page_entry_at(done) as u64, self.geometry.page_entry_at(upto) as u64);
+        memfd::commit(self.fd(), from, to - from).map_err(os)?;
         let (from, to) = (self.geometry.page_at(done) as u64, self.geometry.page_at(upto) as u64);
-        memfd::commit(self.fd(), from, to - from).map_err(|e| Error::os("commit memory of segment", e))?;
-        header.committed_pages.store(upto, Relaxed);
+        memfd::commit(self.fd(), from, to - from).map_err(os)?;
+        self.header().committed_pages.store(upto, Relaxed);
         Ok(())
     }
 
     /// The run that starts at `page`, if it is there in that generation and belongs to `owner`: for numbers that came
     /// from shared memory.
     pub(crate) fn check_run(&self, page: u32, generation: u32, owner: u64) -> Option<Run> {
-        if page >= self.geometry.pages {
+        let committed = self.committed_pages();
+        if page >= committed {
             return None;
         }
         let entry = self.page_entry(page);
         let (run, state, _) = parse(page, entry.head.load(Acquire));
-        let whole = run.pages > 0 && run.pages <= self.geometry.pages - page;
-        (whole && state != FREE && run.generation == generation && entry.owner.load(Relaxed) == owner).then_some(run)
+        let whole = run.pages > 0 && run.pages <= committed - page;
+        (whole
+            && (OWNED..=RETIRED).contains(&state)
+            && run.generation == generation
+            && entry.owner.load(Relaxed) == owner)
+            .then_some(run)
     }
 
     /// The run that starts at `page`, if it is there in that generation, whoever's it is.
@@ -210,7 +316,7 @@ impl Inner {
         let mut word = entry.head.load(Acquire);
         loop {
             let (found, state, _) = parse(run.page, word);
-            if found != run || state == FREE {
+            if found != run || !(OWNED..=RETIRED).contains(&state) {
                 return false;
             }
             match entry.head.compare_exchange(word, to, AcqRel, Acquire) {
@@ -228,29 +334,27 @@ impl Inner {
     /// Gives the memory of a run back, whatever its state, unless it was given back already.
     pub(crate) fn free(&self, run: Run) {
         // The generation stays: the next run here differs from this one.
-        if !self.change(run, u64::from(run.generation) << 40) {
+        if !self.change(run, run.word(FREE, 0)) {
             return;
         }
-        // A hint: a lost race makes it too high until the next free run below it, so it only ever moves down here.
-        let hint = &self.header().free_hint;
-        let mut seen = hint.load(Relaxed);
-        while run.page < seen {
-            match hint.compare_exchange(seen, run.page, Relaxed, Relaxed) {
-                Ok(_) => break,
-                Err(now) => seen = now,
-            }
+        // Hints: a lost race makes them too high until the next free run below, so they only ever move down here. Short
+        // runs that become a long one side by side are found before the segment grows.
+        lower(&self.header().free_hint, run.page);
+        if run.pages >= LONG {
+            lower(&self.header().long_hint, run.page);
         }
     }
 
-    /// Every run that is not free: the run, whether it is on its way in or out and by whom, and its object.
+    /// Every run that is not free: the run, whether it is on its way in or out and by whom, and its object. One that is
+    /// made or freed meanwhile may be missed.
     pub(crate) fn for_each_run(&self, f: &mut dyn FnMut(Run, Option<Lane>, u64)) {
-        let total = self.geometry.pages.min(self.header().committed_pages.load(Relaxed));
+        let committed = self.committed_pages();
         let mut page = 0;
-        while page < total {
+        while page < committed {
             let entry = self.page_entry(page);
             let (run, state, lane) = parse(page, entry.head.load(Acquire));
-            if state == FREE || run.pages == 0 || run.pages > self.geometry.pages - page {
-                page += 1;
+            if !(OWNED..=RETIRED).contains(&state) || run.pages == 0 || run.pages > committed - page {
+                page += run.pages.clamp(1, committed - page);
                 continue;
             }
             f(run, (state != LIVE).then_some(lane), entry.owner.load(Relaxed));
@@ -261,12 +365,11 @@ impl Inner {
     /// Ends the run of a dead lane as the table above says.
     pub(crate) fn resolve_run(&self, run: Run, lane: Lane, linked: bool) {
         for state in [OWNED, RETIRED] {
-            let to = if linked { (LIVE, 0) } else { (FREE, 0) };
-            let to_word = if linked { run.word(to.0, to.1) } else { u64::from(run.generation) << 40 };
-            let _ = self.page_entry(run.page).head.compare_exchange(run.word(state, lane), to_word, AcqRel, Relaxed);
+            let to = (if linked { LIVE } else { FREE }, 0);
+            self.turn(run, (state, lane), to);
         }
         if !linked {
-            self.header().free_hint.store(0, Relaxed);
+            self.reset_hints();
         }
     }
 

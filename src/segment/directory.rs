@@ -18,7 +18,7 @@
 //! what it names before it acknowledges the record; whoever looks reads the openers again after the records.
 
 use super::Inner;
-use super::layout::{OBJECT_BYTES, ObjectBlock, ROW_WORDS};
+use super::layout::{OBJECT_BYTES, ObjectBlock, PAGE, ROW_WORDS};
 use super::recover::Kind;
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, ORPHAN, WaitBlock};
@@ -254,10 +254,9 @@ impl Inner {
     pub(crate) fn entry_memory(&self, id: ObjectId) -> Result<(usize, usize), Error> {
         let entry = self.entry(id.index);
         let (page, bytes) = (entry.page.load(Relaxed), entry.bytes.load(Relaxed));
-        let whole =
-            page < self.geometry.pages && bytes <= u64::from(self.geometry.pages - page) * super::layout::PAGE as u64;
-        if !whole {
-            return Err(Error::corrupt("directory", "memory", format!("page {page}, {bytes} B"), "pages of the arena"));
+        let rest = self.committed_pages().checked_sub(page).map_or(0, |pages| u64::from(pages) * PAGE as u64);
+        if rest == 0 || bytes > rest {
+            return Err(Error::corrupt("directory", "memory", format!("page {page}, {bytes} B"), "pages in use"));
         }
         Ok((self.geometry.page_at(page), bytes as usize))
     }

@@ -87,6 +87,8 @@ fn the_header_is_as_documented() {
         deaths,
         vanished,
         redelivered,
+        long_hint,
+        reserved,
     });
     check("HeaderBlock", size_of::<HeaderBlock>(), HEADER_BYTES, fields);
 }
@@ -171,8 +173,9 @@ fn blocks_of_locks_have_the_documented_sizes() {
 #[test]
 fn the_documented_constants_are_the_real_ones() {
     let numbers = [PAGE, HEADER_BYTES, MAX_ROWS as usize, MAX_LANES as usize, VERSION as usize];
-    assert_eq!(numbers, [64 << 10, 4 << 10, 256, 1022, 1], "change FORMAT.md with them");
+    assert_eq!(numbers, [8 << 10, 4 << 10, 256, 1022, 2], "change FORMAT.md with them");
     assert_eq!([ROW_BYTES, LANE_BYTES, PAGE_ENTRY_BYTES, OBJECT_BYTES], [256, 128, 16, 256], "and with these");
     assert_eq!(MAGIC.to_le_bytes(), *b"KINFOLK\n");
-    assert_eq!(MAX_PAGES, (1 << 20) - 1);
+    assert_eq!([MAX_SIZE, MAX_OBJECTS], [64 << 30, 16384]);
+    assert!(MAX_SIZE / (PAGE as u64) < 1 << 26, "a number of pages fits its bits");
 }

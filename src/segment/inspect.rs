@@ -47,11 +47,10 @@ impl Segment {
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
         let header = inner.header();
-        let pages = inner.geometry.pages;
         Stats {
             used_bytes: inner.used_pages() as usize * PAGE,
-            total_bytes: pages as usize * PAGE,
-            committed_bytes: header.committed_pages.load(Relaxed).min(pages) as usize * PAGE,
+            total_bytes: inner.geometry.pages as usize * PAGE,
+            committed_bytes: inner.committed_pages() as usize * PAGE,
             objects: (0..inner.object_count()).filter(|k| matches!(inner.standing(*k).1, Standing::Live)).count(),
             processes: (0..inner.geometry.rows).filter(|row| inner.row_state(*row).is_active()).count(),
             lanes: (1..=inner.geometry.lanes as u16).filter(|lane| inner.lane_owner(*lane).is_some()).count(),

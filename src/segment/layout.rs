@@ -5,13 +5,15 @@ use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, S
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// Bytes of an arena page, the unit in which memory is handed out.
-pub const PAGE: usize = 64 * 1024;
+pub const PAGE: usize = 8 * 1024;
+/// The largest segment.
+pub const MAX_SIZE: u64 = 64 << 30;
 /// Process rows: the bitmaps of who has an object open have one bit for each.
 pub const MAX_ROWS: u32 = 256;
 /// Lanes: 10 bits in every stamped word, without 0 (nobody) and 1023 (orphans).
 pub const MAX_LANES: u32 = 1022;
-/// Pages and page counts have 20 bits.
-pub const MAX_PAGES: u64 = (1 << 20) - 1;
+/// Objects of a segment, and entries of its directory.
+pub const MAX_OBJECTS: u64 = 16_384;
 /// Words of a bitmap of rows.
 pub const ROW_WORDS: usize = (MAX_ROWS / 64) as usize;
 /// Bytes reserved for the header.
@@ -20,7 +22,7 @@ pub const HEADER_BYTES: usize = 4096;
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KINFOLK\n");
 /// Version of the format: changes when the meaning of a byte changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A type that may be looked at in place in shared memory.
 ///
@@ -82,13 +84,13 @@ pub struct HeaderBlock {
     pub objects_at: AtomicU64,
     /// Offset of the first arena page.
     pub pages_at: AtomicU64,
-    /// Arena pages whose memory is committed: pages below this never fault for lack of memory.
+    /// Arena pages whose memory is committed, their page-map entries too: neither ever faults for lack of memory.
     pub committed_pages: AtomicU32,
     /// Directory entries whose memory is committed.
     pub committed_objects: AtomicU32,
     /// Directory entries from here on were never used.
     pub objects_high: AtomicU32,
-    /// No page below this one is free (a hint, under the arena lock).
+    /// No page below this one is free (a hint).
     pub free_hint: AtomicU32,
     /// Held while pages are looked for.
     pub arena_lock: MutexBlock,
@@ -100,6 +102,10 @@ pub struct HeaderBlock {
     pub vanished: AtomicU64,
     /// Items taken but not acknowledged by them, offered again.
     pub redelivered: AtomicU64,
+    /// No long run of free pages begins below this one (a hint).
+    pub long_hint: AtomicU32,
+    /// Spare.
+    pub reserved: AtomicU32,
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for HeaderBlock {}
@@ -152,10 +158,10 @@ pub struct LaneBlock {
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for LaneBlock {}
 
-/// One run of arena pages, at the entry of its first page; entries inside a run are not looked at and stay free.
+/// One run of arena pages, at the entry of its first page; entries inside a run are marked, and skipped.
 #[repr(C)]
 pub struct PageBlock {
-    /// `generation:24 | pages:20 | lane:10 | state:4` (see `arena.rs`).
+    /// `generation:24 | pages:26 | lane:10 | state:4` (see `arena.rs`).
     pub head: AtomicU64,
     /// The object that it belongs to: `generation:32 | index:32`.
     pub owner: AtomicU64,
@@ -283,20 +289,25 @@ impl Geometry {
         }
         let up = |at: u64, to: u64| at.div_ceil(to) * to;
         let page = PAGE as u64;
-        let most_pages = (size / page).min(MAX_PAGES);
-        let objects = (most_pages.max(1) as u32).min(16_384);
+        // Checked below; until then it must not overflow anything.
+        let most_pages = size.min(MAX_SIZE) / page;
+        let objects = most_pages.clamp(1, MAX_OBJECTS) as u32;
         let rows_at = HEADER_BYTES as u64;
         let lanes_at = rows_at + u64::from(rows) * ROW_BYTES as u64;
         let pagemap_at = up(lanes_at + u64::from(lanes) * LANE_BYTES as u64, 4096);
         let objects_at = up(pagemap_at + most_pages * PAGE_ENTRY_BYTES as u64, 4096);
         let pages_at = up(objects_at + u64::from(objects) * OBJECT_BYTES as u64, page);
-        if size > MAX_PAGES * page || pages_at + page > size {
+        if size > MAX_SIZE || pages_at + page > size {
             let least = pages_at + page;
-            let most = MAX_PAGES * page;
-            return Err(bad(format!("size {size} B, expected {least} to {most} B")));
+            return Err(bad(format!("size {size} B, expected {least} to {MAX_SIZE} B")));
         }
         let pages = ((size - pages_at) / page) as u32;
         Ok(Self { size, rows, lanes, objects, pages, rows_at, lanes_at, pagemap_at, objects_at, pages_at })
+    }
+
+    /// Offset of the page-map entry of `page`.
+    pub fn page_entry_at(&self, page: u32) -> usize {
+        self.pagemap_at as usize + page as usize * PAGE_ENTRY_BYTES
     }
 
     /// Offset of arena page `page`.

@@ -219,8 +219,8 @@ impl Segment {
     fn create(geometry: Geometry) -> Result<Self, Error> {
         let os = |e| Error::os("create segment", e);
         let fd = memfd::create("kinfolk", geometry.size).map_err(os)?;
-        // Everything up to the directory; the directory and the pages follow as they are used.
-        memfd::commit(fd.as_fd(), 0, geometry.objects_at).map_err(os)?;
+        // Header, rows and lanes; the page map, the directory and the pages follow as they are used.
+        memfd::commit(fd.as_fd(), 0, geometry.pagemap_at).map_err(os)?;
         let map = Mapping::new(fd.as_fd(), geometry.size as usize).map_err(os)?;
         if !liveness::self_test(fd.as_fd(), MAX_ROWS).map_err(os)? {
             let message = "this system drops a byte lock that a mapping still holds, so no death could be proven";

@@ -147,7 +147,7 @@ impl Inner {
         }
         // R4
         if self.header().arena_lock.recover(&dead) {
-            self.header().free_hint.store(0, Relaxed);
+            self.reset_hints();
         }
         for id in &open {
             if let Some((kind, view)) = self.view(*id) {
