@@ -122,7 +122,7 @@ fn a_queue_counts_what_it_does() {
     let queue = Queue::<u64>::new(100).unwrap();
     assert_eq!(queue.stats().unwrap(), kinfolk::channel::QueueStats::default());
     (0..70).for_each(|k| queue.put(k).unwrap());
-    (0..60).for_each(|_| drop(queue.get().unwrap()));
+    assert!((0..60).all(|k| queue.get().unwrap() == k));
     let stats = queue.stats().unwrap();
     assert_eq!((stats.puts, stats.gets, stats.waits, stats.wakes), (70, 60, 0, 0));
     // At most an eighth of the capacity is missing; the last look was this one.
@@ -135,7 +135,7 @@ fn a_queue_counts_what_it_does() {
     let stats = queue.stats().unwrap();
     assert_eq!((stats.puts, stats.gets, stats.high_water, stats.waits), (160, 160, 100, 2));
     // Somebody sleeps, and is woken.
-    let child = Process::spawn(|queue: Queue<u64>| drop(queue.get().unwrap()), queue.clone()).unwrap();
+    let child = Process::spawn(|queue: Queue<u64>| assert_eq!(queue.get().unwrap(), 7), queue.clone()).unwrap();
     let mut woken = queue.stats().unwrap();
     let idle = |stats: &kinfolk::channel::QueueStats| stats.waits == 2;
     while idle(&woken) {

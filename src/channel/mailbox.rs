@@ -11,11 +11,15 @@ use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use super::stats::{Traffic, look_every};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{ClaimError, Corrupt, Counts, Ring, RingCache, TakeError, Taken};
+use crate::ring::{ClaimError, Corrupt, Ring, RingCache, TakeError};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
 use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
+
+mod moving;
+
+pub(super) use moving::Unkept;
 
 /// Bytes of blocks that a mailbox lets be under way before senders wait. A block's record takes as large a share of the
 /// ring's granules as the block takes of this, so the count survives any death; and memory is used again while it is warm.
@@ -32,14 +36,6 @@ pub(super) struct News {
     pub deliveries: u32,
     /// Keeps the handles in it open until they are decoded.
     pub _arrived: Arrived,
-}
-
-/// Why a record that was taken is not kept elsewhere.
-pub(super) enum Unkept {
-    /// It cannot be read, by nobody.
-    Unreadable(Error),
-    /// There is no room for it: it goes back.
-    NoRoom(Error),
 }
 
 /// Why nothing was taken or stored at once.
@@ -270,16 +266,6 @@ impl Mailbox {
         self.traffic.note_items(self.len());
     }
 
-    /// What has been counted beside the ring.
-    pub fn traffic(&self) -> &Traffic {
-        &self.traffic
-    }
-
-    /// What the ring has done since it was made.
-    pub fn counts(&self) -> Result<Counts, Corrupt> {
-        self.ring().counts()
-    }
-
     #[cold]
     fn wait_for_room(
         &self,
@@ -373,42 +359,6 @@ impl Mailbox {
         Ok(run)
     }
 
-    /// Whether taking is worth a try.
-    pub fn may_take(&self) -> bool {
-        self.ring().has_ready(&self.cache)
-    }
-
-    /// Takes the oldest record, lets `keep` move it elsewhere, and only then acknowledges it.
-    pub fn try_move<R>(
-        &self,
-        lane: Lane,
-        keep: impl FnOnce(&Taken, &ShmSlice<'_>) -> Result<R, Unkept>,
-    ) -> Result<R, Refused> {
-        let ring = self.ring();
-        let taken = match ring.take(&self.cache, lane) {
-            Ok(taken) => taken,
-            Err(TakeError::Empty) => return Err(Refused::NotNow),
-            Err(TakeError::Corrupt(e)) => return Err(e.into()),
-        };
-        self.writer.store(u64::from(taken.producer), Lax);
-        let kept = keep(&taken, &self.data(ring.index(taken.position), taken.n));
-        if let Err(Unkept::NoRoom(e)) = kept {
-            ring.give_back(taken);
-            self.tell_item();
-            return Err(Refused::Failed(e));
-        }
-        // What was kept stays kept, also if the ring is damaged: the next call says so.
-        self.offer_room(ring.done(taken, self.numbers.max_items != 0).unwrap_or(true));
-        kept.map_err(|why| match why {
-            Unkept::Unreadable(e) | Unkept::NoRoom(e) => Refused::Failed(e),
-        })
-    }
-
-    /// Somebody who was woken for an item does not take it: somebody else may.
-    pub fn pass_on_item(&self) {
-        self.tell_item();
-    }
-
     /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
     /// receiver on one CPU change places once for many messages.
     #[inline]
@@ -478,10 +428,11 @@ impl Mailbox {
             attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
         };
         let idle = || {
-            match self.ring().pending() {
-                Some(writer) => drop(segment.bury(writer)),
-                None => drop(self.object.bury_openers()),
+            if let Some(writer) = self.ring().pending() {
+                segment.bury(writer);
             }
+            // Who writes the next may be stopped, and what a dead one took be had instead.
+            self.object.bury_openers();
             None
         };
         wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {

@@ -45,7 +45,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use crate::Segment;
+    use crate::segment::Segment;
 
     #[test]
     fn threads_of_a_process_share_one_lane_that_is_none_of_theirs() {
