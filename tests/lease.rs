@@ -300,7 +300,7 @@ fn kill_workers(kills: u32, max_deliveries: u32, survivor: bool, seed: u64) -> u
         *seen.entry(number_of(&lease)).or_default() += 1;
         lease.ack().unwrap();
     }
-    assert!(jobs.is_empty() && jobs.len() == 0);
+    assert_eq!((jobs.is_empty(), jobs.len()), (true, 0));
     assert!(seen.values().all(|times| *times == 1), "something was finished twice: {seen:?}");
     assert!(letters.values().all(|times| *times == 1), "a dead letter came twice: {letters:?}");
     for number in 0..put {

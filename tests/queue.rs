@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use kinfolk::{GetError, Process, PutError, Queue};
+use kinfolk::{Connection, GetError, Process, PutError, Queue, Segment};
 use support::watchdog;
 
 #[test]
@@ -122,7 +122,7 @@ fn a_queue_counts_what_it_does() {
     let queue = Queue::<u64>::new(100).unwrap();
     assert_eq!(queue.stats().unwrap(), kinfolk::channel::QueueStats::default());
     (0..70).for_each(|k| queue.put(k).unwrap());
-    (0..60).for_each(|_| assert!(queue.get().is_ok()));
+    assert!((0..60).all(|k| queue.get().unwrap() == k));
     let stats = queue.stats().unwrap();
     assert_eq!((stats.puts, stats.gets, stats.waits, stats.wakes), (70, 60, 0, 0));
     // At most an eighth of the capacity is missing; the last look was this one.
@@ -135,7 +135,7 @@ fn a_queue_counts_what_it_does() {
     let stats = queue.stats().unwrap();
     assert_eq!((stats.puts, stats.gets, stats.high_water, stats.waits), (160, 160, 100, 2));
     // Somebody sleeps, and is woken.
-    let child = Process::spawn(|queue: Queue<u64>| assert!(queue.get().is_ok()), queue.clone()).unwrap();
+    let child = Process::spawn(|queue: Queue<u64>| assert_eq!(queue.get().unwrap(), 7), queue.clone()).unwrap();
     let mut woken = queue.stats().unwrap();
     let idle = |stats: &kinfolk::channel::QueueStats| stats.waits == 2;
     while idle(&woken) {
@@ -181,4 +181,41 @@ fn leases_and_deaths_are_counted() {
     assert_eq!(queue.lease().unwrap().into_inner(), 1);
     let stats = queue.stats().unwrap();
     assert_eq!((stats.puts, stats.gets, stats.lost, stats.redelivered, stats.dead_letters), (3, 2, 0, 2, 1));
+}
+
+#[test]
+fn as_many_items_fit_as_the_capacity_says_whatever_their_size() {
+    let segment = Segment::anonymous(64 << 20).unwrap();
+    for capacity in [1, 2, 10, 64, 100] {
+        for bytes in [0, 56, 57, 500, 6_000, 40_000, 300_000] {
+            let queue = Queue::builder().capacity(capacity).segment(&segment).build::<Vec<u8>>().unwrap();
+            // Laps of odd lengths: padding comes everywhere.
+            for round in 0..5 {
+                let item = |k: usize| vec![k as u8; bytes + (k + round) % 3];
+                for k in 0..capacity {
+                    assert!(queue.try_put(item(k)).is_ok(), "item {k} of {capacity}, {bytes} B");
+                }
+                assert!(matches!(queue.try_put(vec![1]), Err(PutError::Full(_))));
+                for k in 0..capacity {
+                    assert_eq!(queue.get().unwrap(), item(k));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_queue_and_a_pipe_of_64_small_items_cost_at_most_16_kib() {
+    let segment = Segment::anonymous(4 << 20).unwrap();
+    let before = segment.stats().used_bytes;
+    let queue = Queue::builder().capacity(64).bytes(4 << 10).segment(&segment).build::<u64>().unwrap();
+    (0..64).for_each(|k| queue.try_put(k).unwrap());
+    assert!(queue.is_full() && segment.stats().used_bytes - before <= 16 << 10);
+    let before = segment.stats().used_bytes;
+    let (here, there) = Connection::builder().bytes(4 << 10).segment(&segment).build::<u64, u64>().unwrap();
+    for k in 0..64 {
+        here.try_send(k).unwrap();
+        there.try_send(k).unwrap();
+    }
+    assert!(segment.stats().used_bytes - before <= 16 << 10, "{} B", segment.stats().used_bytes - before);
 }

@@ -388,7 +388,7 @@ fn main() {
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("locks", locks),
         ("family", family),
         ("waits", waits),
@@ -397,11 +397,12 @@ fn main() {
         ("blocks", blocks),
         ("leases", leases::leases),
         ("tasks", leases::tasks),
+        ("recoverers of leases", leases::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;
     for (name, test) in tests {
-        if name == "recoverers" && cfg!(debug_assertions) {
+        if name.starts_with("recover") && cfg!(debug_assertions) {
             println!("{name}: skipped, hundreds of thousands of instructions unless they are optimised");
             continue;
         }

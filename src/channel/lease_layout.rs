@@ -186,8 +186,8 @@ pub(super) fn describe(view: &View<'_>) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::queue::Queue;
     use super::*;
-    use crate::channel::Queue;
     use crate::segment::{Object, Segment};
     use crate::sys::atomic::Ordering::Release;
 
@@ -219,7 +219,7 @@ mod tests {
             let end = table.records_at() + table.leases * RECORD_BYTES;
             for (k, (at, word)) in words.iter().enumerate() {
                 let from = if k % 2 == 0 { table.at } else { 0 };
-                let at = from + ((end - from - 8) as f64 * at) as usize & !7;
+                let at = (from + ((end - from - 8) as f64 * at) as usize) & !7;
                 view.block::<AtomicU64>(at).store(*word, Release);
             }
             for dead in [&(|_| true) as IsDead<'_>, &|lane| lane == 1] {

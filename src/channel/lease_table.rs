@@ -388,10 +388,14 @@ impl LeaseTable {
 
     /// Waits until every item that was put is finished.
     pub fn join(&self, lane: Lane, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
-        let finished = || match self.all_finished() {
-            Ok(true) => Some(Ok(())),
-            Ok(false) => stop().then_some(Err(Ended::Stopped)),
-            Err(e) => Some(Err(Ended::Failed(e))),
+        let finished = || {
+            // Looked at first and acted on last: the last to go may have finished everything.
+            let stopped = stop();
+            match self.all_finished() {
+                Ok(true) => Some(Ok(())),
+                Ok(false) => stopped.then_some(Err(Ended::Stopped)),
+                Err(e) => Some(Err(Ended::Failed(e))),
+            }
         };
         self.wait(FINISHED, &self.join_pace, lane, deadline, finished)
     }

@@ -12,11 +12,16 @@ use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use super::stats::{Traffic, look_every};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{Claim, ClaimError, Corrupt, Counts, Ring, RingCache, TakeError, Taken};
+use crate::ring::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
-use crate::sync::{Lane, Pace, Peers, WaitBlock, wait_until};
+use crate::sync::{Lane, Pace, WaitBlock};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
+
+mod moving;
+mod waiting;
+
+pub(super) use moving::Unkept;
 
 /// Bytes of blocks that a mailbox lets be under way before senders wait. A block's record takes as large a share of the
 /// ring's granules as the block takes of this, so the count survives any death; and memory is used again while it is warm.
@@ -33,14 +38,6 @@ pub(super) struct News {
     pub deliveries: u32,
     /// Keeps the handles in it open until they are decoded.
     pub _arrived: Arrived,
-}
-
-/// Why a record that was taken is not kept elsewhere.
-pub(super) enum Unkept {
-    /// It cannot be read, by nobody.
-    Unreadable(Error),
-    /// There is no room for it: it goes back.
-    NoRoom(Error),
 }
 
 /// Why nothing was taken or stored at once.
@@ -77,6 +74,8 @@ pub(super) enum Ended {
 pub(super) struct Mailbox {
     pub object: Object,
     numbers: Numbers,
+    /// Granules of the largest record: so many that as many records as may wait have room.
+    most: u32,
     ring: PinnedRing,
     bytes: PinnedBytes,
     waits: Pinned<WaitBlock>,
@@ -99,7 +98,13 @@ impl Mailbox {
         let ring = PinnedRing::new(object, base + RING_AT, numbers.words_at(0), numbers.granules as usize);
         let ring = ring.map_err(corrupt)?;
         let cache = ring.get().cache();
+        let most = match numbers.max_items {
+            0 => numbers.granules / 2,
+            // One share is left for the padding at the end of a lap.
+            n => (numbers.granules / n.saturating_add(1)).clamp(1, numbers.granules / 2),
+        };
         Ok(Self {
+            most,
             object: object.clone(),
             numbers,
             ring,
@@ -180,14 +185,14 @@ impl Mailbox {
     #[inline]
     pub fn granules_for(&self, bytes: usize) -> Option<u32> {
         let n = (RECORD_HEAD + bytes).div_ceil(1 << GRANULE_SHIFT);
-        (n <= self.numbers.granules as usize / 2).then_some(n as u32)
+        (n <= self.most as usize).then_some(n as u32)
     }
 
     /// Granules of the record that stands for a block of so many bytes.
     pub fn granules_for_block(&self, bytes: usize) -> u32 {
         let granules = self.numbers.granules;
         let share = (bytes as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
-        share.clamp(1, u64::from(granules / 2)) as u32
+        share.clamp(1, u64::from(self.most)) as u32
     }
 
     fn send_block(
@@ -202,15 +207,16 @@ impl Mailbox {
         if bytes.len() > MAX_MESSAGE {
             return refuse(format!("{} B, expected at most {MAX_MESSAGE} B", bytes.len()));
         }
-        let Some(least) = self.granules_for(BLOCK_PAYLOAD + handles.len() * HANDLE_BYTES) else {
+        let least = (RECORD_HEAD + BLOCK_PAYLOAD + handles.len() * HANDLE_BYTES).div_ceil(1 << GRANULE_SHIFT);
+        if least > self.numbers.granules as usize / 2 {
             let room = self.numbers.granules << (GRANULE_SHIFT - 1);
             return refuse(format!("{} handles in one message, expected as many as fit {room} B", handles.len()));
-        };
+        }
         let segment = self.object.segment();
         let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
         segment.run_slice(run).write(0, bytes);
         let payload = block_payload(run, bytes.len());
-        let n = self.granules_for_block(bytes.len()).max(least);
+        let n = self.granules_for_block(bytes.len()).max(least as u32);
         let sent = self.send_record(lane, Record { n, kind: BLOCK, handles, payload: &payload }, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
@@ -279,66 +285,6 @@ impl Mailbox {
         self.space().notify_sleepers(peers);
     }
 
-    /// Wakes a receiver, if one sleeps.
-    #[inline]
-    fn tell_item(&self) {
-        if self.items().has_sleepers(self.object.segment()) {
-            self.wake(self.items());
-        }
-    }
-
-    #[cold]
-    fn wake(&self, sleepers: &WaitBlock) {
-        self.traffic.note_wake();
-        sleepers.wake_one();
-    }
-
-    /// Looks how many messages wait.
-    #[inline(never)]
-    pub fn note_items(&self) {
-        self.traffic.note_items(self.len());
-    }
-
-    /// What has been counted beside the ring.
-    pub fn traffic(&self) -> &Traffic {
-        &self.traffic
-    }
-
-    /// What the ring has done since it was made.
-    pub fn counts(&self) -> Result<Counts, Corrupt> {
-        self.ring().counts()
-    }
-
-    #[cold]
-    pub fn wait_for_room<R>(
-        &self,
-        lane: Lane,
-        deadline: Deadline,
-        stop: impl Fn() -> bool,
-        mut attempt: impl FnMut() -> Result<R, Refused>,
-    ) -> Result<R, Ended> {
-        let segment = self.object.segment();
-        segment.note_cpu(lane);
-        self.traffic.note_wait();
-        self.note_items();
-        let attempt = || match attempt() {
-            Ok(done) => Some(Ok(done)),
-            Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
-            Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
-        };
-        let idle = || {
-            if let Some(blocker) = self.ring().blocker() {
-                segment.bury(blocker);
-            }
-            self.object.bury_openers();
-            None
-        };
-        wait_until(self.space(), &self.put_pace, segment, None, deadline, attempt, idle).unwrap_or_else(|_| {
-            let holder = self.ring().blocker().and_then(|l| segment.lane_holder(l));
-            Err(Ended::Timeout(holder))
-        })
-    }
-
     // ---- receiving
 
     /// Takes the oldest message into `bytes`, if there is one.
@@ -366,16 +312,6 @@ impl Mailbox {
             }
             Err(TakeError::Empty) => Err(Refused::NotNow),
             Err(TakeError::Corrupt(e)) => Err(e.into()),
-        }
-    }
-
-    /// Wakes one more receiver, if one sleeps and there is one more message. Each commit wakes one, but the message that it
-    /// brought may be behind one still being written: whoever was woken then sleeps again, and when the one in front comes,
-    /// all are ready and one was woken.
-    #[inline]
-    fn pass_on(&self) {
-        if self.items().has_sleepers(self.object.segment()) && self.ring().has_ready(&self.cache) {
-            self.wake(self.items());
         }
     }
 
@@ -435,54 +371,6 @@ impl Mailbox {
         }
     }
 
-    /// Whether taking is worth a try.
-    pub fn may_take(&self) -> bool {
-        self.ring().has_ready(&self.cache)
-    }
-
-    /// Takes the oldest record, lets `keep` move it elsewhere, and only then acknowledges it.
-    pub fn try_move<R>(
-        &self,
-        lane: Lane,
-        keep: impl FnOnce(&Taken, &ShmSlice<'_>) -> Result<R, Unkept>,
-    ) -> Result<R, Refused> {
-        let ring = self.ring();
-        let taken = self.take(lane)?;
-        let kept = keep(&taken, &self.record(taken.position, taken.n));
-        if let Err(Unkept::NoRoom(e)) = kept {
-            ring.give_back(taken);
-            self.tell_item();
-            return Err(Refused::Failed(e));
-        }
-        // What was kept stays kept, also if the ring is damaged: the next call says so.
-        self.offer_room(ring.done(taken, self.numbers.max_items != 0).unwrap_or(true));
-        kept.map_err(|why| match why {
-            Unkept::Unreadable(e) | Unkept::NoRoom(e) => Refused::Failed(e),
-        })
-    }
-
-    /// Somebody who was woken for an item does not take it: somebody else may.
-    pub fn pass_on_item(&self) {
-        self.tell_item();
-    }
-
-    /// Wakes a sender, if one sleeps and it is worth it: at a quarter of the ring or when nothing is left, so that sender and
-    /// receiver on one CPU change places once for many messages.
-    #[inline]
-    fn offer_room(&self, moved: bool) {
-        let ring = self.ring();
-        let peers = self.object.segment();
-        if !self.space().has_sleepers(peers) {
-            return;
-        }
-        if !moved && ring.reclaim().is_err() {
-            return;
-        }
-        if self.numbers.max_items != 0 || ring.is_empty() || ring.has_room(self.numbers.granules / 4, u32::MAX) {
-            self.wake(self.space());
-        }
-    }
-
     /// Takes the oldest message into `bytes`, waiting for one until `deadline`. `stop` may end the wait.
     #[inline]
     pub fn recv(
@@ -504,52 +392,5 @@ impl Mailbox {
                 self.wait_for_item(lane, deadline, stop, attempt)
             }
         }
-    }
-
-    /// Waits until a message can be taken.
-    pub fn ready(&self, lane: Lane, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
-        self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())))
-    }
-
-    /// Whether a message can be taken now.
-    pub fn has_ready(&self) -> bool {
-        self.ring().has_item()
-    }
-
-    /// Waits until `attempt` gives something.
-    #[cold]
-    pub fn wait_for_item<R>(
-        &self,
-        lane: Lane,
-        deadline: Deadline,
-        stop: impl Fn() -> bool,
-        mut attempt: impl FnMut() -> Option<Result<R, Ended>>,
-    ) -> Result<R, Ended> {
-        let segment = self.object.segment();
-        segment.note_cpu(lane);
-        self.traffic.note_wait();
-        let peer = segment.cpu_of(self.writer.load(Lax) as Lane);
-        // What stops the wait is looked at first and acted on last: a message that was there before counts.
-        let attempt = || {
-            let stopped = stop();
-            attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
-        };
-        let idle = || {
-            match self.ring().pending() {
-                Some(writer) => drop(segment.bury(writer)),
-                None => drop(self.object.bury_openers()),
-            }
-            None
-        };
-        wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {
-            let holder = self.ring().pending().and_then(|l| segment.lane_holder(l));
-            Err(Ended::Timeout(holder))
-        })
-    }
-
-    /// Wakes everybody who waits, to look at something new.
-    pub fn wake_all(&self) {
-        self.items().notify_all();
-        self.space().notify_all();
     }
 }

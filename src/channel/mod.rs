@@ -18,6 +18,7 @@ mod one_way;
 mod pipe;
 mod pipe_builder;
 mod queue;
+mod queue_builder;
 mod record;
 mod stats;
 
@@ -30,5 +31,6 @@ pub use loan::{Loan, Message};
 pub use one_way::{Never, Receiver, Sender, pipe_oneway};
 pub use pipe::{Connection, pipe, pipe_in};
 pub use pipe_builder::PipeBuilder;
-pub use queue::{Delivery, Queue, QueueBuilder};
+pub use queue::{Delivery, Queue};
+pub use queue_builder::QueueBuilder;
 pub use stats::QueueStats;

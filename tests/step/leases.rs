@@ -127,3 +127,41 @@ pub fn tasks() {
     });
     assert!(done > 0 && back > 0, "{done} done, {back} came back");
 }
+
+/// The recoverer of a process that died with a lease, killed everywhere in the recovery. The segment is small, so that most
+/// of its work is about the queue.
+pub fn recovery() {
+    let small = Segment::builder().size(4 << 20).processes(4).lanes(12).anonymous().unwrap();
+    let queue = Queue::builder().segment(&small).bytes(4096).leases(2).build::<u8>().unwrap();
+    let other = Queue::builder().segment(&small).bytes(4096).build::<u8>().unwrap();
+    let warm = Mutex::new([0u64; 2]).unwrap();
+    queue.put(5).unwrap();
+    let dies_with_it = || {
+        // SAFETY: this program has one thread.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                std::mem::forget(queue.lease().unwrap());
+                kill(Pid::this(), Signal::SIGKILL).unwrap();
+            }
+            ForkResult::Parent { child } => drop(waitpid(child, None).unwrap()),
+        }
+    };
+    dies_with_it();
+    let prepare = || {
+        drop(warm.lock().unwrap());
+        other.put(1).unwrap();
+    };
+    let operation = || {
+        assert_eq!(small.sweep(), 1);
+    };
+    at_every_instruction("recovery of a lease", &prepare, &operation, &mut |_, _| {
+        small.sweep();
+        let lease = queue.lease_timeout(SOON).unwrap();
+        assert_eq!((*lease, lease.deliveries()), (5, 2));
+        assert!(queue.is_empty() && queue.stats().unwrap().open_leases == 1);
+        lease.ack().unwrap();
+        while other.try_get().is_ok() {}
+        queue.put(5).unwrap();
+        dies_with_it();
+    });
+}
