@@ -13,9 +13,11 @@ use support::watchdog;
 
 const KILLS: u32 = 200;
 /// Bytes of the longest message, but for its head.
-const LONGEST: usize = 530_000;
+const LONGEST: usize = 2_200_000;
+/// The sender of messages that only mark a place.
+const MARKER: u32 = u32::MAX;
 /// Bytes of the ring.
-const RING: usize = 1 << 20;
+const RING: usize = 4 << 20;
 /// Survivors go on within this time after a death.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -28,27 +30,45 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 /// A message from `sender` with a number, long enough for the copy to be most of the work.
 fn message(sender: u32, number: u64, len: u64) -> Vec<u8> {
     let mut bytes = [u64::from(sender).to_le_bytes(), number.to_le_bytes()].concat();
-    bytes.resize(16 + len as usize, number as u8);
+    bytes.resize(16 + len as usize, filling(sender, number));
     bytes
+}
+
+/// What a message is filled with: something else than the one before.
+fn filling(sender: u32, number: u64) -> u8 {
+    (u64::from(sender) * 2 + number % 2) as u8
 }
 
 #[track_caller]
 fn read(bytes: &[u8]) -> (u32, u64) {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let (sender, number) = (word(0) as u32, word(8));
-    // Compared as a whole, so that the copy stays most of the work in a build that is not optimised too.
-    assert!(bytes[16..] == [number as u8; LONGEST][..bytes.len() - 16], "message {number} of {sender} is torn");
+    // Each byte is as the one before; compared as a whole, so that the copy stays most of the work.
+    let filled = &bytes[16..];
+    let whole = filled.is_empty() || filled[0] == filling(sender, number) && filled[1..] == filled[..filled.len() - 1];
+    assert!(whole, "message {number} of {sender} is torn");
     (sender, number)
 }
 
 /// Sends message after message, and notes after each how many there were.
 fn producer((sender, me, progress): (Sender<Vec<u8>>, u32, Mutex<u64>)) {
     let mut random = Random::new(u64::from(me) + 1);
-    for number in 0.. {
-        // Some go through blocks of the arena: half the ring is 512 KiB.
+    let mut messages = [0, 1].map(|number| message(me, number, LONGEST as u64));
+    for number in 0u64.. {
+        // Some go through blocks of the arena: half the ring is 2 MiB.
         let len = if random.below(20) == 0 { LONGEST as u64 } else { 100_000 + random.below(100_000) };
-        sender.send(message(me, number, len)).unwrap();
+        let message = &mut messages[number as usize % 2];
+        message[8..16].copy_from_slice(&number.to_le_bytes());
+        sender.send_bytes(&message[..16 + len as usize]).unwrap();
         *progress.lock().unwrap() = number + 1;
+    }
+}
+
+/// Sends a message for each word that it gets, so that it has a part in the ring and not all of it.
+fn survivor((sender, words): (Sender<Vec<u8>>, Receiver<()>)) {
+    for number in 0.. {
+        words.recv().unwrap();
+        sender.send(message(0, number, 1000)).unwrap();
     }
 }
 
@@ -60,9 +80,8 @@ fn one_of_several_senders_is_killed_and_every_message_is_accounted_for() {
     let segment = Segment::family().unwrap();
     let before = segment.stats().vanished;
     let (receiver, sender) = Connection::builder().bytes(RING).build_oneway::<Vec<u8>>().unwrap();
-    let survivor_progress = Mutex::new(0).unwrap();
-    let survivor = (sender.clone(), 0, survivor_progress);
-    let survivor = Process::builder().daemon(true).spawn(producer, survivor).unwrap();
+    let (taken, words) = pipe_oneway().unwrap();
+    let survivor = Process::builder().daemon(true).spawn(survivor, (sender.clone(), taken)).unwrap();
     let mut next = BTreeMap::from([(0, 0)]);
     for victim in 1..=KILLS {
         let progress = Mutex::new(0u64).unwrap();
@@ -77,6 +96,7 @@ fn one_of_several_senders_is_killed_and_every_message_is_accounted_for() {
         while take(&receiver.recv().unwrap()) != victim {}
         let until = Instant::now() + Duration::from_nanos(random.below(500_000));
         while Instant::now() < until {
+            let _ = words.try_send(());
             take(&receiver.recv().unwrap());
         }
         let killed = Instant::now();
@@ -88,15 +108,16 @@ fn one_of_several_senders_is_killed_and_every_message_is_accounted_for() {
         // The other sender goes on.
         let mut more = 0;
         while more < 5 {
+            let _ = words.try_send(());
             more += u32::from(take(&receiver.recv_timeout(SOON).unwrap()) == 0);
         }
         assert!(killed.elapsed() < SOON, "the others went on after {:?}", killed.elapsed());
         // Behind all that the victim sent.
-        let marker = message(u32::MAX, u64::from(victim) - 1, 0);
+        let marker = message(MARKER, u64::from(victim) - 1, 0);
         while sender.try_send(marker.clone()).is_err() {
             take(&receiver.recv().unwrap());
         }
-        while take(&receiver.recv().unwrap()) != u32::MAX {}
+        while take(&receiver.recv().unwrap()) != MARKER {}
         let noted = match progress.lock() {
             Ok(noted) => *noted,
             Err(LockError::OwnerDied(noted)) => *noted,
@@ -135,11 +156,14 @@ fn one_of_several_receivers_is_killed_and_every_message_is_accounted_for() {
     let noted = Queue::new(0).unwrap();
     let survivor = || Process::spawn(consumer, (receiver.clone(), noted.clone())).unwrap();
     let survivors = [survivor(), survivor()];
-    let (mut sent, mut seen) = (0, Vec::new());
+    let (mut sent, mut seen) = (0u64, Vec::new());
+    let mut messages = [0, 1].map(|number| message(0, number, LONGEST as u64));
     // Sends what there is room for, and notes what came: whether something came to `pid`.
     let mut exchange = |seen: &mut Vec<u64>, pid: u32| {
         let mut came = false;
-        sent += u64::from(sender.try_send(message(0, sent, random.below(200_000))).is_ok());
+        let (message, len) = (&mut messages[sent as usize % 2], 100_000 + random.below(400_000) as usize);
+        message[8..16].copy_from_slice(&sent.to_le_bytes());
+        sent += u64::from(sender.try_send_bytes(&message[..len]).is_ok());
         while let Ok((to, number)) = noted.try_get() {
             came |= to == pid;
             seen.push(number);
