@@ -25,6 +25,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/process/entry.rs", "stands in .init_array, edits the environment before main"),
     ("src/process/function.rs", "makes a value of a function type without size"),
     ("src/ring/models.rs", "cells that loom watches"),
+    ("src/ring/models/bytes.rs", "cells that loom watches"),
+    ("src/ring/models/spsc.rs", "cells that loom watches"),
+    ("src/ring/spsc.rs", "indexes the slots by masked positions"),
     ("src/ring/stamped.rs", "indexes the three arrays by masked positions"),
     ("src/segment/layout.rs", "says which types may be looked at in place"),
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),
@@ -47,6 +50,7 @@ const LONG: &[(&str, &str)] = &[
     ("src/ring/models.rs", "one fixture and its models, each beside its broken twin"),
     ("src/ring/stamped.rs", "one protocol, whose steps are proven against each other"),
     ("tests/process.rs", "scenarios that share one way to meet"),
+    ("tests/tidy.rs", "the rules, their lists, and the proofs that each can fail"),
 ];
 
 /// Files of `src/` that may sleep for a fixed time, and why nothing can wake them.
