@@ -29,6 +29,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ring/models/spsc.rs", "cells that loom watches"),
     ("src/ring/spsc.rs", "indexes the slots by masked positions"),
     ("src/ring/stamped.rs", "indexes the three arrays by masked positions"),
+    ("src/segment/ends.rs", "keeps references to an entry and to rings beside the handle that keeps them valid"),
     ("src/segment/layout.rs", "says which types may be looked at in place"),
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),
     ("src/segment/pinned.rs", "keeps such references beside the handle that keeps them valid"),

@@ -9,6 +9,7 @@ use super::recover::{Kind, kind};
 use super::shm::ShmSlice;
 use super::{Inner, Segment};
 use crate::error::Error;
+use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -106,6 +107,8 @@ pub(crate) struct OpenedTable {
     pub(super) handles: HashMap<(ObjectId, usize), Weak<Opened>>,
     /// Handles in messages that were taken and are not decoded yet, how often each.
     pub(super) arriving: HashMap<(ObjectId, usize), u32>,
+    /// The lane of this process, and the attachment that it was taken in.
+    pub(super) process_lane: Option<(u64, Lane)>,
 }
 
 /// A handle of an object: cheap to clone, usable by all threads.
@@ -164,6 +167,13 @@ impl Object {
 
     pub fn id(&self) -> ObjectId {
         self.0.id
+    }
+
+    /// A handle of the same object in `role`.
+    pub fn in_role(&self, role: usize) -> Result<Self, Error> {
+        let Opened { segment, id, kind, type_hash, .. } = &*self.0;
+        let segment = segment.this.upgrade().map(Segment).expect("held by this handle");
+        Self::open(&segment, *id, role, kind, *type_hash)
     }
 
     pub fn role(&self) -> usize {

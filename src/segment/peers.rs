@@ -300,7 +300,7 @@ impl Inner {
         Ok(lane)
     }
 
-    fn claim_lane(&self) -> Result<Lane, Error> {
+    pub(super) fn claim_lane(&self) -> Result<Lane, Error> {
         let row = self.row();
         let owner = row | (self.row_state(row).generation() & 0xff_ffff) << 8;
         for lane in 1..=self.geometry.lanes as Lane {

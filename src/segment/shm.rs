@@ -13,7 +13,7 @@ pub struct ShmSlice<'a> {
     memory: PhantomData<&'a u8>,
 }
 
-impl ShmSlice<'_> {
+impl<'a> ShmSlice<'a> {
     /// # Safety
     /// `len` bytes from `base` stay mapped and writable for the lifetime.
     pub(super) unsafe fn new(base: *mut u8, len: usize) -> Self {
@@ -123,6 +123,16 @@ impl ShmSlice<'_> {
         let mut bytes = Vec::new();
         self.read_into(0, self.len, &mut bytes);
         bytes
+    }
+
+    /// The bytes in place, without a copy.
+    ///
+    /// # Safety
+    /// Nobody, in any process, writes them while the slice is in use: the caller knows who has this memory open and trusts all
+    /// of them.
+    pub unsafe fn as_slice(&self) -> &'a [u8] {
+        // SAFETY: mapped for the lifetime by construction; the caller vouches for the writers.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
     }
 
     /// Writes zeros over all of it.
