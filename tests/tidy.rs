@@ -52,6 +52,7 @@ const LONG: &[(&str, &str)] = &[
     ("src/ring/stamped.rs", "one protocol, whose steps are proven against each other"),
     ("tests/process.rs", "scenarios that share one way to meet"),
     ("tests/tidy.rs", "the rules, their lists, and the proofs that each can fail"),
+    ("tests/spsc.rs", "one set of scenarios for two channels, which share their ways to push and pop"),
 ];
 
 /// Files of `src/` that may sleep for a fixed time, and why nothing can wake them.
