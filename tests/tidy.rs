@@ -28,6 +28,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ring/models.rs", "cells that loom watches"),
     ("src/ring/models/sides.rs", "cells that loom watches"),
     ("src/ring/view.rs", "indexes the three arrays by masked positions"),
+    ("src/ring/models/bytes.rs", "cells that loom watches"),
+    ("src/ring/models/spsc.rs", "cells that loom watches"),
+    ("src/ring/spsc.rs", "indexes the slots by masked positions"),
+    ("src/segment/ends.rs", "keeps references to an entry and to rings beside the handle that keeps them valid"),
     ("src/segment/layout.rs", "says which types may be looked at in place"),
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),
     ("src/segment/pinned.rs", "keeps such references beside the handle that keeps them valid"),
@@ -48,6 +52,8 @@ const MAX_LINES: usize = 500;
 const LONG: &[(&str, &str)] = &[
     ("src/ring/models.rs", "one fixture and its models, each beside its broken twin"),
     ("tests/process.rs", "scenarios that share one way to meet"),
+    ("tests/tidy.rs", "the rules, their lists, and the proofs that each can fail"),
+    ("tests/spsc.rs", "one set of scenarios for two channels, which share their ways to push and pop"),
 ];
 
 /// Files of `src/` that may sleep for a fixed time, and why nothing can wake them.

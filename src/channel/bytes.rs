@@ -1,180 +1,219 @@
-//! Messages of bytes as they are, through a connection of any types.
+//! The record channel: one producer, one consumer, records of bytes, each in one piece in shared memory.
 //!
-//! `send_bytes` and `recv_bytes` leave out the encoding, nothing else: their messages and those of `send` and `recv` go
-//! through one ring in one order, and have the same limits.
+//! ```text
+//! 0     capacity u32                     bytes of the ring; written at creation, read once at opening
+//! 128   RecordBlock
+//! 640   data[capacity]                   records: header u64, payload, up to a multiple of 8
+//! ```
+//! As [`spsc`](super::spsc), for what has no fixed size: frames, encoded messages, text. What is said there about handles, seats
+//! and successors holds here.
+//!
+//! ```
+//! use kinfolk::Process;
+//! use kinfolk::channel::bytes;
+//!
+//! let (mut lines, there) = bytes::channel(4096)?;
+//! let count = |mut lines: bytes::Consumer| {
+//!     let mut total = 0;
+//!     while let Ok(line) = lines.pop() {
+//!         total += line.len();
+//!     }
+//!     total
+//! };
+//! let child = Process::spawn(count, there)?;
+//! lines.push(b"one line")?;
+//! lines.push(b"and another")?;
+//! drop(lines);
+//! assert_eq!(child.join()?, 19);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-use std::time::Duration;
+mod consumer;
+mod producer;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::fmt;
 
-use super::error::{RecvError, SendError};
-use super::mailbox::Ended;
-use super::pipe::Connection;
-use crate::segment::ShmSlice;
-use crate::sys::clock::Deadline;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where the bytes of a message go, once they are known to lie inside `data`.
-pub(super) trait Target {
-    /// Takes the `len` bytes at `at`, replacing what was there.
-    fn fill(&mut self, data: &ShmSlice<'_>, at: usize, len: usize);
+pub use consumer::{Consumer, Peek};
+pub use producer::{Producer, Reservation};
+
+use super::end::{CONSUMER, PRODUCER};
+use super::layout::corrupt;
+use crate::error::{Error, ErrorKind};
+use crate::ring::bytes::{Record, RecordBlock, Records, Reserved};
+use crate::segment::{
+    KINDS, Kind, Losses, Object, ObjectId, PinnedBytes, PinnedRecords, Segment, ShmSlice, View, type_hash,
+};
+use crate::sys::atomic::Ordering::Relaxed;
+use crate::sys::atomic::{AtomicU32, AtomicU64};
+
+#[linkme::distributed_slice(KINDS)]
+static BYTES: Kind = Kind {
+    code: 5,
+    name: "bytes",
+    count: |view, dead| {
+        let (vanished, redelivered) = ring(view)?.count(dead);
+        Ok(Losses { vanished, redelivered, ..Losses::default() })
+    },
+    recover: |view, dead| {
+        ring(view)?.recover(dead);
+        Ok(())
+    },
+    linked: |_, _| Ok(()),
+    handles: |_, _| Ok(()),
+    describe: |view| match ring(view) {
+        Ok(ring) => {
+            let (producer, consumer) = (ring.producer().holder(), ring.consumer().holder());
+            format!("{} of {} B, lane {producer} produces, lane {consumer} consumes", ring.len(), ring.capacity())
+        }
+        Err(e) => e.to_string(),
+    },
+};
+
+const CONTROL_AT: usize = 128;
+const DATA_AT: usize = CONTROL_AT + size_of::<RecordBlock>();
+const SEATS: [usize; 2] = [CONTROL_AT + RecordBlock::SEATS[0], CONTROL_AT + RecordBlock::SEATS[1]];
+const WORD: usize = size_of::<AtomicU64>();
+
+/// Bytes of the ring, checked.
+fn capacity(view: &View<'_>) -> Result<usize, Error> {
+    if view.len() < DATA_AT {
+        return Err(Error::corrupt("bytes", "size", view.len(), DATA_AT));
+    }
+    let capacity = view.block::<AtomicU32>(0).load(Relaxed) as usize;
+    let allowed = (Records::MIN_CAPACITY..=Records::MAX_CAPACITY).contains(&capacity) && capacity.is_power_of_two();
+    if !allowed || capacity > view.len() - DATA_AT {
+        let wanted = format!("a power of two that fits {} B", view.len());
+        return Err(Error::corrupt("bytes", "capacity", capacity, wanted));
+    }
+    Ok(capacity)
 }
 
-impl Target for Vec<u8> {
-    #[inline]
-    fn fill(&mut self, data: &ShmSlice<'_>, at: usize, len: usize) {
-        data.read_into(at, len, self);
+fn ring<'a>(view: &View<'a>) -> Result<Records<'a>, Error> {
+    let words = capacity(view)? / WORD;
+    Records::new(view.block(CONTROL_AT), view.blocks(DATA_AT, words)).map_err(corrupt)
+}
+
+/// Any channel of records is of this type.
+fn hash() -> u64 {
+    type_hash::<Vec<u8>>()
+}
+
+/// Makes a channel in the family's segment with `capacity` bytes, rounded up to a power of two, at least 64. A record takes 8
+/// bytes more than its payload, rounded up to 8, and at most half the ring.
+///
+/// # Errors
+/// [`InvalidInput`](ErrorKind::InvalidInput) for more than 1 GiB, [`OutOfSpace`](ErrorKind::OutOfSpace) if the segment is full.
+pub fn channel(capacity: usize) -> Result<(Producer, Consumer), Error> {
+    channel_in(&Segment::family()?, capacity)
+}
+
+/// Makes a channel in a segment.
+///
+/// # Errors
+/// As [`channel`].
+pub fn channel_in(segment: &Segment, capacity: usize) -> Result<(Producer, Consumer), Error> {
+    let most = Records::MAX_CAPACITY;
+    if capacity > most {
+        let message = format!("capacity {capacity} B, expected at most {most} B");
+        return Err(Error::new(ErrorKind::InvalidInput, "create bytes channel", message));
+    }
+    let capacity = capacity.next_power_of_two().max(Records::MIN_CAPACITY);
+    let ends = Object::create(segment, &BYTES, hash(), DATA_AT + capacity, &[PRODUCER, CONSUMER], |view| {
+        view.block::<AtomicU32>(0).store(capacity as u32, Relaxed);
+        Ok(())
+    })?;
+    let [first, second] = <[Object; 2]>::try_from(ends).unwrap_or_else(|_| unreachable!("two roles, two handles"));
+    Ok((Producer::from_object(first)?, Consumer::from_object(second)?))
+}
+
+/// The ring and its data, open in this process.
+struct Opened {
+    ring: PinnedRecords,
+    data: PinnedBytes,
+}
+
+impl Opened {
+    fn new(object: &Object) -> Result<Self, Error> {
+        let capacity = capacity(&object.view())?;
+        let ring = PinnedRecords::new(object, CONTROL_AT, DATA_AT, capacity / WORD).map_err(corrupt)?;
+        Ok(Self { ring, data: PinnedBytes::new(object, DATA_AT, capacity) })
+    }
+
+    #[inline(always)]
+    fn ring(&self) -> &Records<'_> {
+        self.ring.get()
+    }
+
+    #[inline(always)]
+    fn room(&self, place: Reserved) -> ShmSlice<'_> {
+        self.data.slice(self.ring().room_at(place), place.len())
+    }
+
+    #[inline(always)]
+    fn record(&self, record: Record) -> ShmSlice<'_> {
+        self.data.slice(self.ring().record_at(record), record.len())
     }
 }
 
-/// The caller's buffer; a message that is too long for it goes into memory of its own.
-struct Buffer<'a> {
-    to: &'a mut [u8],
-    filled: usize,
-    too_long: Option<Vec<u8>>,
-}
-
-impl Target for Buffer<'_> {
-    #[inline]
-    fn fill(&mut self, data: &ShmSlice<'_>, at: usize, len: usize) {
-        match self.to.get_mut(..len) {
-            Some(to) => {
-                data.read(at, to);
-                self.filled = len;
+/// What both ends have.
+macro_rules! common {
+    ($end:ident, $role:expr) => {
+        impl $end {
+            /// Number of the channel in its segment.
+            pub fn id(&self) -> ObjectId {
+                self.end.object().id()
             }
-            None => data.read_into(at, len, self.too_long.insert(Vec::new())),
+
+            /// Bytes of the ring that records take, their headers included. The other side goes on meanwhile, so the number is
+            /// old when it arrives.
+            pub fn used(&self) -> usize {
+                self.opened.ring().len() as usize
+            }
+
+            /// Whether no record waits, at this moment.
+            pub fn is_empty(&self) -> bool {
+                self.opened.ring().is_empty()
+            }
+
+            /// Bytes of the ring.
+            pub fn capacity(&self) -> usize {
+                self.opened.ring().capacity() as usize
+            }
+
+            /// Bytes of the longest record: what half the ring leaves beside a header.
+            pub fn longest(&self) -> usize {
+                self.opened.ring().longest()
+            }
         }
-    }
-}
 
-/// When a receiver gives up.
-#[derive(Clone, Copy)]
-enum Until {
-    Now,
-    Then(Deadline),
-}
-
-impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
-    /// Sends the bytes as a message of their own, waiting while the pipe is full. No bytes are a message too.
-    ///
-    /// The other end receives them with [`recv_bytes`](Self::recv_bytes), or with [`recv`](Self::recv) as the value whose
-    /// encoding they are; a `Vec<u8>` is its own encoding. Some of the bytes are a slice: `&bytes[3..5]`.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), but that there is no value to hand back. Up to 64 MiB.
-    ///
-    /// Python: `send_bytes(buffer, offset, size)`.
-    pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
-        self.send_bytes_by(bytes, Deadline::NEVER)
-    }
-
-    /// Sends the bytes if there is room now. Never blocks.
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and [`SendError::Full`].
-    pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
-        self.send_bytes_by(bytes, Deadline::after(Duration::ZERO)).map_err(|e| match e {
-            SendError::Timeout((), _) => SendError::Full(()),
-            other => other,
-        })
-    }
-
-    /// Sends the bytes, waiting at most `timeout` while the pipe is full.
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and [`SendError::Timeout`].
-    pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
-        self.send_bytes_by(bytes, Deadline::after(timeout))
-    }
-
-    fn send_bytes_by(&self, bytes: &[u8], deadline: Deadline) -> Result<(), SendError<()>> {
-        if self.is_peer_closed() {
-            return Err(SendError::Disconnected((), self.last_dead()));
+        impl fmt::Debug for $end {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({} of {} B)", stringify!($end), self.used(), self.capacity())
+            }
         }
-        let lane = self.lane().map_err(|e| SendError::Failed((), e))?;
-        self.send_encoded(lane, bytes, &[], deadline).map_err(|e| match e {
-            Ended::Timeout(holder) => SendError::Timeout((), holder),
-            Ended::Stopped => SendError::Disconnected((), self.last_dead()),
-            Ended::Failed(e) => SendError::Failed((), e),
-        })
-    }
-}
 
-impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
-    /// Receives the oldest message as bytes, waiting for one. What [`send`](Self::send) sent arrives encoded; handles in it
-    /// are given up.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv). [`BufferTooShort`](RecvError::BufferTooShort) if it is longer than `max`: the message is
-    /// consumed, so that the next one can be received, and the error holds all of it, so that nothing is lost. (Python
-    /// loses it, and the connection with it.)
-    ///
-    /// Python: `recv_bytes(maxlength)`.
-    pub fn recv_bytes(&self, max: Option<usize>) -> Result<Vec<u8>, RecvError> {
-        self.recv_bytes_by(max, Until::Then(Deadline::NEVER))
-    }
-
-    /// Receives the oldest message as bytes if there is one now. Never blocks.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and [`RecvError::Empty`].
-    pub fn try_recv_bytes(&self, max: Option<usize>) -> Result<Vec<u8>, RecvError> {
-        self.recv_bytes_by(max, Until::Now)
-    }
-
-    /// Receives the oldest message as bytes, waiting at most `timeout` for one.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and [`RecvError::Timeout`].
-    pub fn recv_bytes_timeout(&self, max: Option<usize>, timeout: Duration) -> Result<Vec<u8>, RecvError> {
-        self.recv_bytes_by(max, Until::Then(Deadline::after(timeout)))
-    }
-
-    fn recv_bytes_by(&self, max: Option<usize>, until: Until) -> Result<Vec<u8>, RecvError> {
-        let mut bytes = Vec::new();
-        self.recv_into(&mut bytes, until)?;
-        if max.is_some_and(|max| bytes.len() > max) { Err(RecvError::BufferTooShort(bytes)) } else { Ok(bytes) }
-    }
-
-    /// Receives the oldest message into the start of `buffer`, waiting for one: how many bytes it has. They are copied
-    /// once, and no memory is allocated. `&mut buffer[3..]` leaves the first three bytes alone.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes); [`BufferTooShort`](RecvError::BufferTooShort), with the whole message, if it is
-    /// longer than `buffer`, which is then as it was.
-    ///
-    /// Python: `recv_bytes_into(buffer, offset)`.
-    pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize, RecvError> {
-        self.recv_bytes_into_by(buffer, Until::Then(Deadline::NEVER))
-    }
-
-    /// Receives the oldest message into `buffer` if there is one now: how many bytes it has. Never blocks.
-    ///
-    /// # Errors
-    /// As [`recv_bytes_into`](Self::recv_bytes_into), and [`RecvError::Empty`].
-    pub fn try_recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize, RecvError> {
-        self.recv_bytes_into_by(buffer, Until::Now)
-    }
-
-    /// Receives the oldest message into `buffer`, waiting at most `timeout` for one: how many bytes it has.
-    ///
-    /// # Errors
-    /// As [`recv_bytes_into`](Self::recv_bytes_into), and [`RecvError::Timeout`].
-    pub fn recv_bytes_into_timeout(&self, buffer: &mut [u8], timeout: Duration) -> Result<usize, RecvError> {
-        self.recv_bytes_into_by(buffer, Until::Then(Deadline::after(timeout)))
-    }
-
-    fn recv_bytes_into_by(&self, buffer: &mut [u8], until: Until) -> Result<usize, RecvError> {
-        let mut buffer = Buffer { to: buffer, filled: 0, too_long: None };
-        self.recv_into(&mut buffer, until)?;
-        buffer.too_long.map_or(Ok(buffer.filled), |message| Err(RecvError::BufferTooShort(message)))
-    }
-
-    fn recv_into(&self, target: &mut impl Target, until: Until) -> Result<(), RecvError> {
-        let lane = self.lane().map_err(RecvError::Failed)?;
-        match until {
-            Until::Now => self.try_recv_encoded(lane, target).map(drop),
-            Until::Then(deadline) => self.recv_encoded(lane, target, deadline).map(drop),
+        impl Serialize for $end {
+            /// Passes the end on and gives the seat up: the first to use its end has it.
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let passed = self.end.object().pass(serializer)?;
+                self.end.leave();
+                Ok(passed)
+            }
         }
-    }
+
+        impl<'de> Deserialize<'de> for $end {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let object = Object::receive(deserializer, &BYTES, |_| hash())?;
+                if object.role() != $role {
+                    return Err(serde::de::Error::custom("this is the other end of the channel"));
+                }
+                Self::from_object(object).map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
+
+common!(Producer, PRODUCER);
+common!(Consumer, CONSUMER);

@@ -7,8 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Lax};
 
-use super::bytes::Target;
 use super::layout::{CARRIES_AT, GRANULE_SHIFT, Numbers, RING_AT, corrupt};
+use super::plain::Target;
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use super::stats::{Traffic, look_every};
 use crate::error::{Error, ErrorKind};

@@ -1,7 +1,9 @@
-//! Typed, blocking communication: [`Queue`] and [`pipe`], and open descriptors in their messages: [`Fd`].
+//! Typed, blocking communication: [`Queue`] and [`pipe`], and open descriptors in their messages: [`Fd`]; and [`spsc`] and
+//! [`bytes`], for one producer and one consumer.
 
-mod bytes;
+pub mod bytes;
 mod codec;
+mod end;
 mod error;
 mod fd;
 mod iter;
@@ -17,11 +19,14 @@ mod models;
 mod one_way;
 mod pipe;
 mod pipe_builder;
+mod plain;
 mod queue;
 mod queue_builder;
 mod record;
+pub mod spsc;
 mod stats;
 
+pub use end::{PopError, PushError};
 pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
 pub use fd::Fd;
 pub use iter::{Iter, TryIter};

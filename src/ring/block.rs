@@ -6,7 +6,11 @@ use super::counts::{ABORTED, ITEMS, LOST};
 use super::cursor::Cursor;
 use crate::sys::atomic::AtomicU64;
 
-/// What producers move, alone on its pair of cache lines (the adjacent-line prefetcher fetches two).
+/// A word alone on its pair of cache lines (the adjacent-line prefetcher fetches two).
+#[repr(C, align(128))]
+pub(super) struct Line(pub(super) AtomicU64);
+
+/// What producers move, alone on its pair of cache lines.
 #[repr(C, align(128))]
 pub(super) struct TailLine {
     pub cursor: AtomicU64,

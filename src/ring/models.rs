@@ -4,6 +4,9 @@
 //! which must fail. `LOOM_MAX_PREEMPTIONS` raises the bound from 2.
 #![cfg(all(test, loom))]
 
+mod bytes;
+mod spsc;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool as Flag, Ordering::Relaxed};
 

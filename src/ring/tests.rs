@@ -1,5 +1,7 @@
 //! The ring without deaths, on real memory; `models.rs` has the deaths.
 
+mod one_to_one;
+
 use super::cursor::Cursor;
 use super::*;
 use crate::sys::atomic::AtomicU64;

@@ -171,6 +171,25 @@ fn blocks_of_locks_have_the_documented_sizes() {
 }
 
 #[test]
+fn blocks_of_one_to_one_rings_have_the_documented_sizes_and_seats() {
+    use crate::ring::bytes::RecordBlock;
+    use crate::ring::spsc::SlotBlock;
+
+    let blocks = [
+        ("SlotBlock", size_of::<SlotBlock>(), SlotBlock::SEATS),
+        ("RecordBlock", size_of::<RecordBlock>(), RecordBlock::SEATS),
+    ];
+    for (block, real, seats) in blocks {
+        let (size, fields) = documented(block);
+        assert_eq!(size, real, "the size of `{block}`");
+        let at = |wanted: &str| fields.iter().find(|(name, ..)| name == wanted).map(|(_, offset, _)| *offset);
+        assert_eq!([at("producer_seat"), at("consumer_seat")], seats.map(Some), "the seats of `{block}`");
+        let (_, last, bytes) = fields.last().expect("it has fields");
+        assert_eq!((last + bytes).next_multiple_of(128), size, "the end of `{block}`");
+    }
+}
+
+#[test]
 fn the_documented_constants_are_the_real_ones() {
     let numbers = [PAGE, HEADER_BYTES, MAX_ROWS as usize, MAX_LANES as usize, VERSION as usize];
     assert_eq!(numbers, [8 << 10, 4 << 10, 256, 1022, 2], "change FORMAT.md with them");

@@ -50,6 +50,12 @@ unsafe impl Block for BarrierBlock {}
 unsafe impl Block for OnceBlock {}
 // SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
+// SAFETY: repr(C), 32-bit atomics.
+unsafe impl Block for crate::ring::Seat {}
+// SAFETY: repr(C), atomics with padding.
+unsafe impl Block for crate::ring::spsc::SlotBlock {}
+// SAFETY: repr(C), atomics with padding.
+unsafe impl Block for crate::ring::bytes::RecordBlock {}
 
 /// The start of a segment. Read once at attach, but for the words that change (from `committed` on).
 #[repr(C)]
@@ -231,6 +237,8 @@ pub fn layout_hash() -> u64 {
         offset_of!(ObjectBlock, openers),
         offset_of!(ObjectBlock, waits),
         size_of::<crate::ring::RingBlock>(),
+        size_of::<crate::ring::spsc::SlotBlock>(),
+        size_of::<crate::ring::bytes::RecordBlock>(),
         size_of::<WaitBlock>(),
         size_of::<MutexBlock>(),
         size_of::<RLockBlock>(),

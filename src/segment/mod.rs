@@ -4,6 +4,7 @@
 
 mod arena;
 mod directory;
+mod ends;
 mod family;
 #[cfg(test)]
 mod format_test;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 pub(crate) use arena::Run;
 pub use directory::ObjectId;
+pub(crate) use ends::{PinnedEntry, PinnedRecords, PinnedSlots};
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;

@@ -171,6 +171,13 @@ impl Object {
         self.0.id
     }
 
+    /// A handle of the same object in `role`.
+    pub fn in_role(&self, role: usize) -> Result<Self, Error> {
+        let Opened { segment, id, kind, type_hash, .. } = &*self.0;
+        let segment = segment.this.upgrade().map(Segment).expect("held by this handle");
+        Self::open(&segment, *id, role, kind, *type_hash)
+    }
+
     pub fn role(&self) -> usize {
         self.0.role
     }
