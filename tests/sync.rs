@@ -148,6 +148,65 @@ fn writers_get_in_although_readers_never_stop_coming() {
 }
 
 #[test]
+fn readers_get_in_although_writers_never_stop_coming() {
+    let _guard = guard();
+    // The semaphore counts the writes, for somebody who has not got the lock.
+    let (lock, writes) = (RwLock::new(0u64).unwrap(), Semaphore::new(0).unwrap());
+    let write = |(lock, writes): (RwLock<u64>, Semaphore)| {
+        for _ in 0u64.. {
+            let _guard = lock.write().unwrap();
+            writes.release().unwrap();
+            let until = Instant::now() + Duration::from_micros(50);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+    };
+    let args = (lock.clone(), writes.clone());
+    let writers = [(); 2].map(|()| Process::builder().daemon(true).spawn(write, args.clone()).unwrap());
+    let mut waits = [(); 101].map(|()| {
+        while lock.try_read().is_ok() {
+            std::hint::spin_loop();
+        }
+        let before = writes.value();
+        drop(lock.read().unwrap());
+        writes.value() - before
+    });
+    waits.sort_unstable();
+    println!("{waits:?}");
+    // Not the most: a reader that the system does not run misses its turn, and any number of writes.
+    assert!(waits[75] <= 4, "a quarter of the reads waited for {} writes or more", waits[75]);
+    writers.iter().for_each(|writer| writer.kill().unwrap());
+}
+
+#[test]
+fn a_reader_that_was_stopped_or_killed_while_it_waited_keeps_no_writer_out() {
+    let _guard = guard();
+    let (lock, waits) = (RwLock::new(0u64).unwrap(), Event::new().unwrap());
+    let read = |(lock, waits): (RwLock<u64>, Event)| {
+        waits.set();
+        drop(lock.read().unwrap());
+    };
+    for kills in [false, true] {
+        waits.clear();
+        let guard = lock.write().unwrap();
+        let reader = Process::builder().daemon(true).spawn(read, (lock.clone(), waits.clone())).unwrap();
+        waits.wait();
+        // It is about to wait, or waits; both are well.
+        stop(reader.pid());
+        if kills {
+            reader.kill().unwrap();
+        }
+        drop(guard);
+        for _ in 0..3 {
+            *lock.write().unwrap() += 1;
+        }
+        reader.kill().unwrap();
+    }
+    assert_eq!(*lock.read().unwrap(), 6);
+}
+
+#[test]
 fn writers_of_several_processes_lose_no_update_and_no_reader_sees_half_of_one() {
     let _guard = guard();
     let lock = RwLock::new([0u64; 8]).unwrap();

@@ -54,8 +54,8 @@ static RWLOCK: Kind = Kind {
 /// Many readers or one writer, of all processes and threads that have a handle, around a value of plain bytes.
 ///
 /// The guards hold a copy of the value; a write guard writes it back when it is dropped, if it was borrowed mutably. A
-/// writer waits for those who read when it comes, and nobody else gets in before it. A thread that reads may read again;
-/// to write it has to stop reading first.
+/// writer waits for those who read when it comes, and nobody else gets in before it. When it is done, readers that wait
+/// get in before the next writer. A thread that reads may read again; to write it has to stop reading first.
 ///
 /// # If a peer dies
 /// A dead reader does not hold anybody up. After a dead writer, the next writer *and* all readers get

@@ -1,8 +1,11 @@
 //! The robust lock word: it names its owner, so a dead owner can be proven dead and the lock freed.
 //!
 //! # The word
-//! `spare:20 | waiters:1 | owner_died:1 | lane:10`. Free is lane 0. Only the owner changes a word that names it, except
-//! that waiters set their bit; recovery does, after the kernel proved the owner's death.
+//! `spare:19 | readers:1 | waiters:1 | owner_died:1 | lane:10`. Free is lane 0. Only the owner changes a word that names
+//! it, except that waiters set their bit; recovery does, after the kernel proved the owner's death.
+//!
+//! `readers` is for the readers-writer lock. Readers that wait set it in a word that is held; in a word that is free it
+//! means that it is their turn: whoever wants to lock sleeps, until one of them has ended the turn or has let it pass.
 //!
 //! | killed | left behind | outcome |
 //! |---|---|---|
@@ -26,6 +29,7 @@ use crate::sys::{cpu, futex};
 
 const OWNER_DIED: u32 = 1 << LANE_BITS;
 const WAITERS: u32 = 1 << (LANE_BITS + 1);
+const READERS: u32 = 1 << (LANE_BITS + 2);
 
 /// How often a locker tries before it lets others run. The lock of a running owner is free again after a few tries. On
 /// the owner's own CPU they are in vain, which costs a few microseconds for each time slice that ends in the lock: less
@@ -38,6 +42,9 @@ const YIELDS: u32 = 4;
 const SHORTEST_SLEEP_NS: u64 = 500_000;
 const LONGEST_SLEEP_NS: u64 = 64_000_000;
 const SLEEPS_EACH: u32 = 256;
+/// How long the readers' turn lasts if none of them comes. Such a turn was left by one that was killed or stopped while
+/// it waited, and comes once.
+const TURN_NS: u64 = 5_000_000;
 
 /// How a lock was got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,23 +74,30 @@ impl MutexBlock {
         Self { word: AtomicU32::new(0) }
     }
 
-    /// Takes the lock if it is free.
+    /// Takes the lock if it is free, also in the readers' turn.
     #[inline]
     pub fn try_lock(&self, me: Lane) -> Option<Locked> {
+        self.take(me, true)
+    }
+
+    #[inline]
+    fn take(&self, me: Lane, anyway: bool) -> Option<Locked> {
         let order = if broken("mutex: lock without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         match self.word.compare_exchange(0, u32::from(me), order, Ordering::Relaxed) {
             Ok(_) => Some(Locked::Clean),
-            Err(word) if lane_of(word) == NOBODY => self.try_lock_with(me, 0),
+            Err(word) if lane_of(word) == NOBODY => self.try_lock_with(me, 0, anyway),
             Err(_) => None,
         }
     }
 
-    /// Takes the lock if it is free, whatever bits it has, and adds `bits`.
+    /// Takes the lock if it is free, whatever bits it has, and adds `bits`. The readers' turn is respected unless
+    /// `anyway`; it ends with this.
     #[cold]
-    fn try_lock_with(&self, me: Lane, bits: u32) -> Option<Locked> {
+    fn try_lock_with(&self, me: Lane, bits: u32, anyway: bool) -> Option<Locked> {
+        let anyway = anyway || broken("rwlock: write in the readers' turn");
         let mut word = self.word.load(Ordering::Relaxed);
-        while lane_of(word) == NOBODY {
-            let mine = word | u32::from(me) | bits;
+        while lane_of(word) == NOBODY && (anyway || word & READERS == 0) {
+            let mine = (word & !READERS) | u32::from(me) | bits;
             match self.word.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) if word & OWNER_DIED != 0 => return Some(Locked::OwnerDied),
                 Ok(_) => return Some(Locked::Clean),
@@ -99,7 +113,7 @@ impl MutexBlock {
     /// [`TimedOut`]; the lock may be held by a process that is alive but stopped, and is never taken from it.
     #[inline]
     pub fn lock(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
-        match self.try_lock(me) {
+        match self.take(me, false) {
             Some(locked) => Ok(locked),
             None => self.lock_contended(me, peers, deadline),
         }
@@ -110,7 +124,7 @@ impl MutexBlock {
         if cpu::is_multiple() {
             for _ in 0..SPINS {
                 // Not a load first: the word's cache line then has to come twice, once to be read and once to be changed.
-                if let Some(locked) = self.try_lock(me) {
+                if let Some(locked) = self.take(me, false) {
                     return Ok(locked);
                 }
                 spin_loop();
@@ -118,7 +132,7 @@ impl MutexBlock {
         }
         for _ in 0..YIELDS {
             if deadline.passed() {
-                return self.try_lock_with(me, 0).ok_or(TimedOut);
+                return self.try_lock_with(me, 0, true).ok_or(TimedOut);
             }
             cpu::yield_now();
             if let Some(locked) = self.try_lock_seen(me) {
@@ -129,17 +143,18 @@ impl MutexBlock {
     }
 
     fn try_lock_seen(&self, me: Lane) -> Option<Locked> {
-        (lane_of(self.word.load(Ordering::Relaxed)) == NOBODY).then(|| self.try_lock_with(me, 0)).flatten()
+        (lane_of(self.word.load(Ordering::Relaxed)) == NOBODY).then(|| self.try_lock_with(me, 0, false)).flatten()
     }
 
     /// From here on the lock is taken with the waiters bit: others may sleep behind us, and we cannot tell.
     fn lock_asleep(&self, me: Lane, peers: &impl Peers, deadline: Deadline) -> Result<Locked, TimedOut> {
-        let mut vain = 0;
+        let (mut vain, mut turn_passed) = (0, false);
         loop {
             let word = self.word.load(Ordering::Relaxed);
-            let holder = lane_of(word);
-            if holder == NOBODY {
-                match self.try_lock_with(me, WAITERS) {
+            let is_free = lane_of(word) == NOBODY;
+            turn_passed &= is_free;
+            if is_free && (turn_passed || word & READERS == 0 || broken("rwlock: write in the readers' turn")) {
+                match self.try_lock_with(me, WAITERS, turn_passed) {
                     Some(locked) => return Ok(locked),
                     None => continue,
                 }
@@ -149,14 +164,18 @@ impl MutexBlock {
             {
                 continue;
             }
-            let longest = (SHORTEST_SLEEP_NS << (vain / SLEEPS_EACH).min(7)).min(LONGEST_SLEEP_NS);
+            let longest = match is_free {
+                true => TURN_NS,
+                false => (SHORTEST_SLEEP_NS << (vain / SLEEPS_EACH).min(7)).min(LONGEST_SLEEP_NS),
+            };
             let sleep = match deadline.left_ns() {
-                Some(0) => return Err(TimedOut),
+                Some(0) => return self.try_lock_with(me, WAITERS, true).ok_or(TimedOut),
                 Some(left) => left.min(longest),
                 None => longest,
             };
             if futex::wait(&self.word, marked, Some(sleep)) == futex::Woken::Timeout {
                 vain = vain.saturating_add(1);
+                turn_passed = is_free;
                 self.question(peers);
             }
             if broken("mutex: give up without a last look") && deadline.passed() {
@@ -170,6 +189,60 @@ impl MutexBlock {
     pub fn unlock(&self, consistent: bool) {
         let word = self.word.swap(if consistent { 0 } else { OWNER_DIED }, Ordering::Release);
         if word & WAITERS != 0 && !broken("mutex: unlock without waking") {
+            self.wake();
+        }
+    }
+
+    /// Frees the lock as [`unlock`](Self::unlock) does; if readers wait, it is their turn.
+    #[inline]
+    pub fn unlock_to_readers(&self, consistent: bool) {
+        let died = if consistent { 0 } else { OWNER_DIED };
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            // In the readers' turn lockers go on sleeping: whoever ends it wakes one.
+            let kept = if word & READERS != 0 { word & (READERS | WAITERS) } else { 0 };
+            match self.word.compare_exchange(word, kept | died, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(seen) => word = seen,
+            }
+        }
+        if word & (READERS | WAITERS) == WAITERS && !broken("mutex: unlock without waking") {
+            self.wake();
+        }
+    }
+
+    /// Asks for the readers' turn, to come when the lock is given back; false if it is free.
+    pub fn ask_for_turn(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while lane_of(word) != NOBODY {
+            if word & READERS != 0 {
+                return true;
+            }
+            match self.word.compare_exchange(word, word | READERS, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(seen) => word = seen,
+            }
+        }
+        false
+    }
+
+    /// Ends the readers' turn, if it is; called by one that came in, or that does not wait any longer.
+    #[inline]
+    pub fn end_turn(&self) {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while lane_of(word) == NOBODY && word & READERS != 0 {
+            match self.word.compare_exchange(word, word & !READERS, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) if word & WAITERS != 0 && !broken("rwlock: end the turn without waking") => return self.wake(),
+                Ok(_) => return,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Ends the readers' turn, and forgets that any have asked for the next: for recovery, after which all look again.
+    pub fn cancel_turn(&self) {
+        let word = self.word.fetch_and(!READERS, Ordering::Relaxed);
+        if lane_of(word) == NOBODY && word & READERS != 0 {
             self.wake();
         }
     }
@@ -233,6 +306,12 @@ pub(super) mod model_doors {
     use super::*;
 
     impl MutexBlock {
+        /// Whether the holder will leave the readers their turn.
+        pub(in crate::sync) fn is_asked_for_turn(&self) -> bool {
+            let word = self.word.load(Ordering::Relaxed);
+            lane_of(word) != NOBODY && word & READERS != 0
+        }
+
         /// What the lockers sleep on.
         pub(in crate::sync) fn word_for_model(&self) -> &AtomicU32 {
             &self.word
@@ -250,7 +329,7 @@ pub(super) mod model_doors {
             peers: &impl Peers,
             deadline: Deadline,
         ) -> Result<Locked, TimedOut> {
-            match self.try_lock(me) {
+            match self.take(me, false) {
                 Some(locked) => Ok(locked),
                 None => self.lock_asleep(me, peers, deadline),
             }

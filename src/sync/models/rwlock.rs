@@ -90,6 +90,48 @@ fn a_writer_dies() {
     }
 }
 
+/// A writer writes twice without a pause, and a reader asks for its turn before the first write ends: it has read before
+/// the second begins.
+fn writes_that_follow_each_other() {
+    model_with(2, || {
+        let shared = Shared::new();
+        let has_read = Arc::new(AtomicU32::new(0));
+        let _ = shared.words().write_at_once(2, &Alive);
+        let reader = {
+            let (shared, has_read) = (shared.clone(), has_read.clone());
+            thread::spawn(move || {
+                let _ = shared.words().read_at_once(1, &Alive);
+                has_read.store(1, Relaxed);
+                shared.words().unlock_read(1, &Alive);
+            })
+        };
+        while !shared.writer.is_asked_for_turn() {
+            thread::yield_now();
+        }
+        shared.words().unlock_write(true, &Alive);
+        let _ = shared.words().write_at_once(2, &Alive);
+        assert_eq!(has_read.peek(), 1, "the next write was first");
+        shared.words().unlock_write(true, &Alive);
+        reader.join().unwrap();
+        assert!(shared.words().try_write(3, &Alive).is_some());
+    });
+}
+
+#[test]
+fn models_a_reader_that_waits_has_its_turn_before_the_next_writer() {
+    writes_that_follow_each_other();
+}
+
+#[test]
+fn models_a_write_in_the_readers_turn_is_noticed() {
+    assert!(with_broken("rwlock: write in the readers' turn", writes_that_follow_each_other));
+}
+
+#[test]
+fn models_a_turn_that_ends_without_waking_the_writer_is_noticed() {
+    assert!(with_broken("rwlock: end the turn without waking", writes_that_follow_each_other));
+}
+
 #[test]
 fn models_a_dead_reader_holds_no_writer_up() {
     a_reader_dies();
