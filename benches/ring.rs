@@ -9,7 +9,7 @@ use duel::placement::Placement;
 use duel::{Duel, What};
 
 /// Samples of each pair.
-const SAMPLES: usize = 300;
+const SAMPLES: usize = 200;
 /// A round trip of a line above this is between CPUs that are far apart.
 const FAR_NS: f64 = 150.0;
 
@@ -88,7 +88,7 @@ fn main() {
             Some(mut duel) => {
                 println!("oneway/spin: 56 B, two processes on two CPUs");
                 for candidate in [What::Stream, What::StreamBatch, What::StreamBytes, What::StreamStamped] {
-                    compare(&mut duel, What::StreamLimit, candidate, 20_000, SAMPLES);
+                    compare(&mut duel, What::StreamLimit, candidate, 2_000, SAMPLES);
                 }
                 duel.end();
             }

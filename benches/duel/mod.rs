@@ -44,7 +44,7 @@ pub enum What {
     StreamLimit,
     /// A stream by `push_spin`, `pop_spin`.
     Stream,
-    /// A stream by `try_push_slice`, `try_pop_into`.
+    /// A stream by `push_slice`, `try_pop_into`.
     StreamBatch,
     /// A stream of records by `push`, `peek_spin`.
     StreamBytes,
@@ -200,8 +200,7 @@ impl Side {
             What::StreamBatch => self.batches(messages, base),
             What::StreamBytes => {
                 let send = |side: &mut Self, n| {
-                    let bytes = as_bytes(&payload(n));
-                    while side.records_out.try_push(&bytes).is_err() {}
+                    side.records_out.push(&as_bytes(&payload(n))).expect("push");
                 };
                 self.stream(messages, base, send, |side, n| {
                     let record = side.records_in.peek_spin().expect("peek");
@@ -261,10 +260,7 @@ impl Side {
             let count = (base + messages - number).min(BATCH as u64);
             if self.number == 0 {
                 (0..count).for_each(|k| values[k as usize] = payload(number + k));
-                let mut left = &values[..count as usize];
-                while !left.is_empty() {
-                    left = &left[self.out.try_push_slice(left).unwrap_or(0)..];
-                }
+                self.out.push_slice(&values[..count as usize]).expect("push");
                 number += count;
             } else {
                 let popped = self.inward.try_pop_into(&mut values[..count as usize]).unwrap_or(0) as u64;

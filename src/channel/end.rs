@@ -14,6 +14,7 @@ use crate::ring::{Corrupt, Seat};
 use crate::segment::{Holder, Object, Pinned, PinnedEntry};
 use crate::sync::{Pace, Peers, TimedOut, wait_until};
 use crate::sys::atomic::Ordering::Acquire;
+use crate::sys::atomic::spin_loop;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::cpu;
 
@@ -51,6 +52,10 @@ impl From<Corrupt> for Refused {
     }
 }
 
+/// A busy wait of fewer looks is short; the one after it begins with so many pauses.
+const SHORT: u32 = 16;
+const PAUSES: u32 = 4;
+
 /// One end, open in this process.
 pub(super) struct End {
     object: Object,
@@ -61,6 +66,8 @@ pub(super) struct End {
     /// Departures after which the other end was still there.
     departures: Cell<u32>,
     pace: Pace,
+    /// The last busy wait was short.
+    hasty: Cell<bool>,
 }
 
 impl End {
@@ -70,7 +77,15 @@ impl End {
         let seats = seats.map(|at| Pinned::new(&object, at, 1));
         // One that never was: the first look is a real one.
         let departures = Cell::new(entry.departures().wrapping_sub(1));
-        Self { object, entry, seats, seated: Cell::new(NOWHERE), departures, pace: Pace::default() }
+        Self {
+            object,
+            entry,
+            seats,
+            seated: Cell::new(NOWHERE),
+            departures,
+            pace: Pace::default(),
+            hasty: Cell::new(false),
+        }
     }
 
     pub fn object(&self) -> &Object {
@@ -188,12 +203,20 @@ impl End {
     }
 
     /// Tries again and again until `attempt` gives something, and never sleeps.
+    ///
+    /// Whoever waits for each message of a stream takes the line away from under the one who fills it. So where the last wait
+    /// was short, the next one begins with a few pauses, and the other side gets ahead. The answer of a round
+    /// trip mostly takes more looks than that to come.
     #[inline(always)]
     pub fn spin<R>(&self, mut attempt: impl FnMut() -> Result<Option<R>, Refused>) -> Result<R, Refused> {
         let mut proven = 0;
+        if self.hasty.get() {
+            (0..PAUSES).for_each(|_| spin_loop());
+        }
         loop {
-            for _ in 0..LOOKS {
+            for look in 0..LOOKS {
                 if let Some(r) = attempt()? {
+                    self.hasty.set(proven == 0 && look < SHORT);
                     return Ok(r);
                 }
             }

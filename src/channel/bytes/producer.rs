@@ -63,9 +63,9 @@ impl Producer {
         Ok(())
     }
 
-    /// A place for a record, as far as one exact look tells.
+    /// A place for a record, as far as one look tells. Whoever may wait looks at what is published.
     #[inline(always)]
-    fn place(&mut self, len: usize) -> Result<Option<Reserved>, Refused> {
+    fn place(&mut self, len: usize, look: Look) -> Result<Option<Reserved>, Refused> {
         if !self.end.is_seated() {
             self.sit()?;
         }
@@ -76,12 +76,12 @@ impl Producer {
         if len > longest {
             return Err(too_long(len, longest));
         }
-        Ok(self.opened.ring().reserve(&mut self.writer, len, Look::Exact)?)
+        Ok(self.opened.ring().reserve(&mut self.writer, len, look)?)
     }
 
     #[inline(always)]
     fn wait_for_place(&mut self, len: usize, timeout: Option<Duration>) -> Result<Reserved, Refused> {
-        match self.place(len)? {
+        match self.place(len, Look::Published)? {
             Some(place) => Ok(place),
             None => self.sleep_for_place(len, timeout),
         }
@@ -128,7 +128,7 @@ impl Producer {
     /// As [`push`](Self::push), and [`PushError::Full`].
     #[inline]
     pub fn try_push(&mut self, record: &[u8]) -> Result<(), PushError<()>> {
-        match self.place(record.len()) {
+        match self.place(record.len(), Look::Exact) {
             Ok(Some(place)) => {
                 self.write(place, record);
                 self.commit();
@@ -189,7 +189,7 @@ impl Producer {
     /// # Errors
     /// As [`push`](Self::push), and [`PushError::Full`].
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, PushError<()>> {
-        match self.place(len) {
+        match self.place(len, Look::Exact) {
             Ok(Some(place)) => Ok(Reservation { producer: self, place }),
             Ok(None) => Err(PushError::Full(())),
             Err(why) => Err(PushError::new(why, ())),

@@ -131,7 +131,7 @@ impl<T: Payload> Consumer<T> {
     /// # Errors
     /// [`PopError::Disconnected`] if the ring is empty and nobody has the other end; [`Invalid`](PopError::Invalid),
     /// [`InUse`](PopError::InUse), [`Failed`](PopError::Failed).
-    #[inline]
+    #[inline(always)]
     pub fn pop(&mut self) -> Result<T, PopError> {
         self.wait_for_value(None)?;
         self.take()
@@ -141,7 +141,7 @@ impl<T: Payload> Consumer<T> {
     ///
     /// # Errors
     /// As [`pop`](Self::pop), and [`PopError::Empty`].
-    #[inline]
+    #[inline(always)]
     pub fn try_pop(&mut self) -> Result<T, PopError> {
         self.is_ready_now()?;
         self.take()
@@ -160,18 +160,21 @@ impl<T: Payload> Consumer<T> {
     ///
     /// # Errors
     /// As [`pop`](Self::pop).
-    #[inline]
+    #[inline(always)]
     pub fn pop_spin(&mut self) -> Result<T, PopError> {
         match self.is_ready() {
             Ok(true) => {}
-            Ok(false) => {
-                let Self { end, opened, reader } = self;
-                let ring = opened.ring();
-                end.spin(|| Ok(ring.is_ready(reader)?.then_some(()))).map_err(PopError::new)?;
-            }
+            Ok(false) => self.spin_for_value()?,
             Err(why) => return Err(PopError::new(why)),
         }
         self.take()
+    }
+
+    #[inline(never)]
+    fn spin_for_value(&mut self) -> Result<(), PopError> {
+        let Self { end, opened, reader } = self;
+        let ring = opened.ring();
+        end.spin(|| Ok(ring.is_ready(reader)?.then_some(()))).map_err(PopError::new)
     }
 
     /// Pops the oldest value and whether somebody who died had it in hand, waiting at most `timeout` (`None` for ever).

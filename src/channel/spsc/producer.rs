@@ -75,21 +75,22 @@ impl<T: Payload> Producer<T> {
         Ok(())
     }
 
-    /// Whether the next slot may be written, as far as one exact look tells.
+    /// Whether the next slot may be written, as far as one look tells. Whoever may wait looks at what is published: with the exact
+    /// head it would get the slots one by one, and take that line from the consumer each time.
     #[inline(always)]
-    fn has_room(&mut self) -> Result<bool, Refused> {
+    fn has_room(&mut self, look: Look) -> Result<bool, Refused> {
         if !self.end.is_seated() {
             self.sit()?;
         }
         if self.end.is_alone() {
             return Err(self.end.disconnected());
         }
-        Ok(self.writer.room() > 0 || self.opened.ring().look_for_room(&mut self.writer, Look::Exact)? > 0)
+        Ok(self.writer.room() > 0 || self.opened.ring().look_for_room(&mut self.writer, look)? > 0)
     }
 
     #[inline(always)]
     fn wait_for_room(&mut self, timeout: Option<Duration>) -> Result<(), Refused> {
-        if self.has_room()? { Ok(()) } else { self.sleep_for_room(timeout) }
+        if self.has_room(Look::Published)? { Ok(()) } else { self.sleep_for_room(timeout) }
     }
 
     #[cold]
@@ -113,7 +114,7 @@ impl<T: Payload> Producer<T> {
     /// # Errors
     /// [`PushError`] hands the value back: [`Disconnected`](PushError::Disconnected), [`InUse`](PushError::InUse),
     /// [`Failed`](PushError::Failed).
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, value: T) -> Result<(), PushError<T>> {
         self.push_by(value, None)
     }
@@ -122,9 +123,9 @@ impl<T: Payload> Producer<T> {
     ///
     /// # Errors
     /// As [`push`](Self::push), and [`PushError::Full`].
-    #[inline]
+    #[inline(always)]
     pub fn try_push(&mut self, value: T) -> Result<(), PushError<T>> {
-        match self.has_room() {
+        match self.has_room(Look::Exact) {
             Ok(true) => {
                 self.put(&value);
                 self.end.notify_consumer();
@@ -157,28 +158,31 @@ impl<T: Payload> Producer<T> {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    #[inline]
+    #[inline(always)]
     pub fn push_spin(&mut self, value: T) -> Result<(), PushError<T>> {
-        match self.has_room() {
-            Ok(true) => {}
-            Ok(false) => {
-                let Self { end, opened, writer } = self;
-                let mut looks = 0u32;
-                let room = end.spin(|| {
-                    // The exact head now and then: the consumer may have stopped short of publishing it.
-                    looks = looks.wrapping_add(1);
-                    let look = if looks % 64 == 0 { Look::Exact } else { Look::Published };
-                    Ok((opened.ring().look_for_room(writer, look)? > 0).then_some(()))
-                });
-                if let Err(why) = room {
-                    return Err(PushError::new(why, value));
-                }
-            }
-            Err(why) => return Err(PushError::new(why, value)),
+        let room = match self.has_room(Look::Published) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.spin_for_room(),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = room {
+            return Err(PushError::new(why, value));
         }
         self.put(&value);
         self.end.notify_consumer();
         Ok(())
+    }
+
+    #[inline(never)]
+    fn spin_for_room(&mut self) -> Result<(), Refused> {
+        let Self { end, opened, writer } = self;
+        let mut looks = 0u32;
+        end.spin(|| {
+            // The exact head now and then: the consumer may have stopped short of publishing it.
+            looks = looks.wrapping_add(1);
+            let look = if looks % 1024 == 0 { Look::Exact } else { Look::Published };
+            Ok((opened.ring().look_for_room(writer, look)? > 0).then_some(()))
+        })
     }
 
     /// Pushes as many of `values` as there is room for now, and says how many. Never blocks, and looks for sleepers once.
@@ -189,7 +193,7 @@ impl<T: Payload> Producer<T> {
         if values.is_empty() {
             return Ok(0);
         }
-        match self.has_room() {
+        match self.has_room(Look::Exact) {
             Ok(true) => Ok(self.put_some(values)),
             Ok(false) => Err(PushError::Full(())),
             Err(why) => Err(PushError::new(why, ())),
@@ -234,7 +238,7 @@ impl<T: Payload> Producer<T> {
     /// # Errors
     /// As [`push`](Self::push), and [`PushError::Full`].
     pub fn try_loan(&mut self) -> Result<Loan<'_, T>, PushError<()>> {
-        match self.has_room() {
+        match self.has_room(Look::Exact) {
             Ok(true) => Ok(Loan { producer: self }),
             Ok(false) => Err(PushError::Full(())),
             Err(why) => Err(PushError::new(why, ())),
