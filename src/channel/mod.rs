@@ -1,4 +1,4 @@
-//! Typed, blocking communication: [`Queue`] and [`pipe`].
+//! Typed, blocking communication: [`Queue`] and [`pipe`], and the fixed-size rings of [`stamped`].
 
 mod codec;
 mod error;
@@ -7,6 +7,7 @@ mod mailbox;
 mod pipe;
 mod queue;
 mod record;
+pub mod stamped;
 
 pub use error::{GetError, PutError, RecvError, SendError};
 pub use pipe::{Connection, pipe};

@@ -13,7 +13,17 @@ pub struct ShmSlice<'a> {
     memory: PhantomData<&'a u8>,
 }
 
-impl ShmSlice<'_> {
+impl<'a> ShmSlice<'a> {
+    /// The bytes in place, not copied.
+    ///
+    /// # Safety
+    /// Nobody, in this process or another, writes any of them while the result is in use. No check of this library can
+    /// see to that: a process that keeps to the protocol does not, one that is broken may.
+    pub unsafe fn as_slice(&self) -> &'a [u8] {
+        // SAFETY: mapped for the lifetime by construction; that nobody writes is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+
     /// # Safety
     /// `len` bytes from `base` stay mapped and writable for the lifetime.
     pub(super) unsafe fn new(base: *mut u8, len: usize) -> Self {
