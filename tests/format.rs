@@ -201,6 +201,33 @@ fn a_lease_table() {
 }
 
 #[test]
+fn a_ring_of_slots() {
+    let segment = Segment::anonymous(8 << 20).unwrap();
+    let bytes = Bytes::of(&segment);
+    let ring = kinfolk::channel::stamped::Mpsc::<[u32; 30]>::create_in(&segment, 70).unwrap();
+    for number in 1..=3 {
+        ring.push([number; 30]).unwrap();
+    }
+    ring.consumer().unwrap().pop().unwrap();
+    let mut consumer = ring.consumer().unwrap();
+    std::mem::forget(consumer.peek().unwrap());
+    let (entry, at) = bytes.object(ring.id().index);
+    assert_eq!(bytes.get(entry, "`ObjectBlock`", "kind"), 6);
+    let numbers = ["slots", "slot_shift", "sides", "value_bytes"].map(|name| bytes.get(at, "Ring of slots", name));
+    assert_eq!(numbers, [128, 7, 1, 120]);
+    let control = at + field("Ring of slots", "ring").0;
+    let words = ["tail", "rcur", "head", "producer", "consumer"].map(|name| bytes.get(control, "`RingBlock`", name));
+    let cursor = |items: u64, position: u64| items << 44 | position;
+    assert_eq!(words, [cursor(3, 3), cursor(2, 2), cursor(0, 1), 0, 1], "the consumer is lane 1");
+    let claim = at + field("Ring of slots", "claim").0;
+    let word = |state: u64| 1 << 33 | state << 30 | 1 << 20 | 1;
+    assert_eq!(bytes.word(claim + 16, 8), word(1), "WRITING by lane 1");
+    // No words of consumers; 640 and 128 * 8 are multiples of 128.
+    let third = claim + 8 * 128 + 2 * 128;
+    assert_eq!((bytes.word(third, 8), bytes.word(third + 8, 4), bytes.word(third + 124, 4)), (word(2), 3, 3));
+}
+
+#[test]
 fn a_death() {
     fn hold_and_die(lock: Lock) {
         std::mem::forget(lock.lock().unwrap());

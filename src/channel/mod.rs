@@ -1,5 +1,6 @@
 //! Typed, blocking communication: [`Queue`] and [`pipe`], and open descriptors in their messages: [`Fd`]; and [`spsc`] and
-//! [`bytes`], for one producer and one consumer.
+//! [`bytes`], for one producer and one consumer; and [`stamped`], rings of plain values
+//! for many.
 
 pub mod bytes;
 mod codec;
@@ -24,6 +25,7 @@ mod queue;
 mod queue_builder;
 mod record;
 pub mod spsc;
+pub mod stamped;
 mod stats;
 
 pub use end::{PopError, PushError};

@@ -4,7 +4,7 @@
 use super::layout::Block;
 use super::object::Object;
 use super::shm::ShmSlice;
-use crate::ring::{self, Ring, RingBlock};
+use crate::ring::{self, Form, Many, Records, Ring, RingBlock, Side};
 use crate::sync::WaitBlock;
 use crate::sys::atomic::AtomicU64;
 
@@ -29,28 +29,40 @@ impl<T: Block> Pinned<T> {
 }
 
 /// A ring in an object, held in place as [`Pinned`] blocks are.
-pub(crate) struct PinnedRing {
-    ring: Ring<'static>,
+pub(crate) struct PinnedRing<P: Side = Many, C: Side = Many, F: Form = Records> {
+    ring: Ring<'static, P, C, F>,
     _object: Object,
 }
 
 impl PinnedRing {
     /// The ring whose control block is at `control`, and whose `granules` claim, ready and take words follow from `words`.
     pub fn new(object: &Object, control: usize, words: usize, granules: usize) -> Result<Self, ring::Corrupt> {
-        let view = object.view();
-        let part = |k: usize| view.blocks::<AtomicU64>(words + k * granules * size_of::<u64>(), granules);
-        let ring = Ring::new(view.block::<RingBlock>(control), part(0), part(1), part(2))?;
-        // SAFETY: the same type but for the lifetime. The memory stays mapped as long as the object that we hold, and
-        // `deref` ties what it gives to `self`.
-        let ring = unsafe { std::mem::transmute::<Ring<'_>, Ring<'static>>(ring) };
-        Ok(Self { ring, _object: object.clone() })
+        let part = |k: usize| (words + k * granules * size_of::<u64>(), granules);
+        Self::made_for(object, control, granules, [part(0), part(1), part(2)])
     }
 }
 
-impl PinnedRing {
+impl<P: Side, C: Side, F: Form> PinnedRing<P, C, F> {
+    /// The ring of `granules` whose control block is at `control`, and whose claim, ready and take words are at these
+    /// offsets, so many of each.
+    pub fn made_for(
+        object: &Object,
+        control: usize,
+        granules: usize,
+        words: [(usize, usize); 3],
+    ) -> Result<Self, ring::Corrupt> {
+        let view = object.view();
+        let [claim, ready, take] = words.map(|(at, count)| view.blocks::<AtomicU64>(at, count));
+        let ring = Ring::<P, C, F>::made_for(view.block::<RingBlock>(control), granules, claim, ready, take)?;
+        // SAFETY: the same type but for the lifetime. The memory stays mapped as long as the object that we hold, and
+        // `get` ties what it gives to `self`.
+        let ring = unsafe { std::mem::transmute::<Ring<'_, P, C, F>, Ring<'static, P, C, F>>(ring) };
+        Ok(Self { ring, _object: object.clone() })
+    }
+
     /// The ring.
     #[inline]
-    pub fn get(&self) -> &Ring<'_> {
+    pub fn get(&self) -> &Ring<'_, P, C, F> {
         &self.ring
     }
 }
