@@ -5,7 +5,7 @@ mod support;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use kinfolk::{ErrorKind, Mutex, PutError, Queue, Segment};
+use kinfolk::{Barrier, Condvar, ErrorKind, Event, Mutex, Once, PutError, Queue, RLock, RwLock, Segment, Semaphore};
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, SealFlags};
 use support::watchdog;
@@ -134,6 +134,28 @@ proptest! {
         // What was damaged may keep its memory; nothing is asked of it but to be dropped.
         drop((queue, lock));
     }
+}
+
+#[test]
+fn objects_whose_entries_say_too_few_bytes_are_left_alone() {
+    let segment = Segment::anonymous(SMALL).unwrap();
+    let objects = (
+        Queue::builder().segment(&segment).bytes(4096).build::<u32>().unwrap(),
+        (Mutex::new_in(&segment, 1u64).unwrap(), RLock::new_in(&segment).unwrap()),
+        (RwLock::new_in(&segment, 1u64).unwrap(), Semaphore::new_in(&segment, 1).unwrap()),
+        (Condvar::new_in(&segment).unwrap(), Event::new_in(&segment).unwrap()),
+        (Barrier::new_in(&segment, 2).unwrap(), Once::new_in(&segment).unwrap()),
+    );
+    let mut word = [0; 8];
+    rustix::io::pread(segment.as_fd(), &mut word, 88).unwrap();
+    let objects_at = u64::from_ne_bytes(word);
+    for index in 0..segment.stats().objects as u64 {
+        rustix::io::pwrite(segment.as_fd(), &1u64.to_ne_bytes(), objects_at + 256 * index + 24).unwrap();
+    }
+    // By what a recovery looks at too.
+    let text = segment.inspect().to_string();
+    assert_eq!(text.matches("size is 1").count() + text.matches("does not know").count(), 9, "{text}");
+    drop(objects);
 }
 
 #[test]

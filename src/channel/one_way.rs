@@ -15,6 +15,7 @@ use crate::segment::{KINDS, Kind};
 pub(super) static ONE_WAY: Kind = Kind {
     code: 4,
     name: "one-way pipe",
+    least: layout::RING_AT,
     count: |view, dead| layout::count(view, 0, dead),
     recover: |view, dead| layout::recover(view, 0, dead),
     linked: |view, f| layout::linked(view, 0, f),

@@ -27,6 +27,7 @@ use crate::sys::clock::{Deadline, now_ns};
 static PIPE: Kind = Kind {
     code: 2,
     name: "pipe",
+    least: layout::RING_AT,
     count: |view, dead| {
         let mut losses = Losses::default();
         for base in bases(view)? {

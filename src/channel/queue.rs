@@ -25,6 +25,7 @@ use crate::sys::clock::Deadline;
 pub(super) static QUEUE: Kind = Kind {
     code: 1,
     name: "queue",
+    least: super::layout::RING_AT,
     count: |view, dead| lease_layout::count(view, dead),
     recover: |view, dead| lease_layout::recover(view, dead),
     linked: |view, f| lease_layout::linked(view, f),

@@ -94,7 +94,9 @@ impl Segment {
                         let what = (kind.describe)(&view);
                         format!("object {}: {}, {} B, rows {open:?} {what}", id.index, kind.name, view.len())
                     }
-                    None => format!("object {}: of a kind this program does not know, rows {open:?}", id.index),
+                    None => {
+                        format!("object {}: damaged, or of a kind this program does not know, rows {open:?}", id.index)
+                    }
                 }
             })
             .collect();

@@ -71,6 +71,9 @@ impl Inner {
     pub(crate) fn view(&self, id: ObjectId) -> Option<(&'static Kind, View<'_>)> {
         let kind = kind(self.entry(id.index).kind.load(Relaxed))?;
         let (offset, bytes) = self.entry_memory(id).ok()?;
+        if bytes < kind.least {
+            return None;
+        }
         Some((kind, View { segment: self, offset, bytes }))
     }
 }

@@ -62,6 +62,8 @@ pub struct Kind {
     pub code: u32,
     /// What people call it.
     pub name: &'static str,
+    /// Bytes that the functions below look at without asking. An entry that says fewer is damaged, and they are not called.
+    pub least: usize,
     /// Counts what lanes have in flight, changing nothing.
     pub count: fn(&View<'_>, IsDead<'_>) -> Result<Losses, Error>,
     /// Turns every stamp of dead lanes into a neutral word. Idempotent; runs beside survivors.
@@ -80,6 +82,7 @@ impl Kind {
         Self {
             code,
             name,
+            least: 0,
             count: |_, _| Ok(Losses { vanished: 0, redelivered: 0, locks: 0 }),
             recover: |_, _| Ok(()),
             linked: |_, _| Ok(()),

@@ -22,6 +22,7 @@ static BARRIER: Kind = Kind {
         let state = if block.is_broken().is_some() { ", broken" } else { "" };
         format!("{} of {} parties{state}", block.arrived(), block.parties())
     },
+    least: size_of::<BarrierBlock>(),
     ..Kind::plain("barrier", 25)
 };
 

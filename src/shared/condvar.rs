@@ -35,6 +35,7 @@ static CONDVAR: Kind = Kind {
         Ok(())
     },
     describe: |view: &View<'_>| format!("{} waiting", words(view).waiters()),
+    least: BYTES,
     ..Kind::plain("condvar", 23)
 };
 

@@ -13,6 +13,7 @@ use crate::sys::clock::Deadline;
 #[linkme::distributed_slice(KINDS)]
 static EVENT: Kind = Kind {
     describe: |view: &View<'_>| if view.block::<EventBlock>(0).is_set() { "set".into() } else { "not set".into() },
+    least: size_of::<EventBlock>(),
     ..Kind::plain("event", 24)
 };
 

@@ -20,6 +20,7 @@ use crate::sys::clock::Deadline;
 static MUTEX: Kind = Kind {
     code: 3,
     name: "mutex",
+    least: VALUE_AT,
     count: |view, dead| {
         let held = view.block::<MutexBlock>(0).held_by(dead);
         Ok(Losses { locks: u32::from(held), ..Losses::default() })

@@ -15,6 +15,7 @@ use crate::sys::clock::Deadline;
 static ONCE: Kind = Kind {
     code: 26,
     name: "once",
+    least: size_of::<OnceBlock>(),
     count: |view, dead| {
         let held = view.block::<OnceBlock>(0).runner().is_some_and(dead);
         Ok(Losses { locks: u32::from(held), ..Losses::default() })

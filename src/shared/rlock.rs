@@ -16,6 +16,7 @@ use crate::sys::clock::Deadline;
 static RLOCK: Kind = Kind {
     code: 20,
     name: "rlock",
+    least: size_of::<RLockBlock>(),
     count: |view, dead| {
         let held = view.block::<RLockBlock>(0).lock_word().held_by(dead);
         Ok(Losses { locks: u32::from(held), ..Losses::default() })

@@ -26,6 +26,7 @@ const VALUE_AT: usize = COUNTS_AT + LANE_SLOTS * 4;
 static RWLOCK: Kind = Kind {
     code: 21,
     name: "rwlock",
+    least: VALUE_AT,
     count: |view, dead| {
         let held = view.block::<MutexBlock>(0).held_by(dead);
         Ok(Losses { locks: u32::from(held), ..Losses::default() })

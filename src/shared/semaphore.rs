@@ -26,6 +26,7 @@ fn words<'a>(view: &View<'a>, wait: &'a WaitBlock) -> SemaphoreWords<'a> {
 static SEMAPHORE: Kind = Kind {
     code: 22,
     name: "semaphore",
+    least: BYTES,
     count: |view, dead| {
         let held = words(view, &WaitBlock::new()).held_by(dead);
         Ok(Losses { locks: held, ..Losses::default() })
