@@ -9,6 +9,7 @@ mod once;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod watch;
 
 use std::sync::Arc;
 

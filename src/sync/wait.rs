@@ -29,7 +29,7 @@ use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, spin_loop};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::{cpu, futex, membarrier};
 
-const SLEEPERS: u32 = 1;
+pub(super) const SLEEPERS: u32 = 1;
 const STEP: u32 = 2;
 
 /// How long a spin lasts at most: about what waking another CPU costs.
@@ -39,7 +39,7 @@ const YIELDS: u32 = 4;
 /// A yield that took longer than this gave the CPU to somebody else's work.
 const YIELD_LOST_NS: u64 = 100_000;
 /// The first and the longest sleep between two looks at whether the peers live.
-const SLEEP_MS: [u64; 4] = [8, 16, 32, 64];
+pub(super) const SLEEP_MS: [u64; 4] = [8, 16, 32, 64];
 /// What a balance may grow to, what a win adds, and every how many waits a method without credit is tried again.
 const CREDIT_MAX: u32 = 16;
 const CREDIT_WIN: u32 = 2;
@@ -53,7 +53,7 @@ pub struct TimedOut;
 #[repr(C)]
 #[derive(Debug)]
 pub struct WaitBlock {
-    word: AtomicU32,
+    pub(super) word: AtomicU32,
 }
 
 impl WaitBlock {
@@ -125,17 +125,26 @@ impl WaitBlock {
 
     /// Announces a sleeper; the value to sleep on. What is waited for must be looked at again after this.
     fn announce(&self, peers: &impl Peers) -> u32 {
-        // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
-        let word = self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS;
-        if broken("wait: sleep without the fence") {
-            return word;
+        let word = self.mark();
+        if !broken("wait: sleep without the fence") {
+            before_looking(peers.asymmetric());
         }
-        if peers.asymmetric() {
-            membarrier::heavy();
-        }
-        fence(Ordering::SeqCst);
         word
     }
+
+    /// The first half of announcing a sleeper; [`before_looking`] is the second.
+    pub(super) fn mark(&self) -> u32 {
+        // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
+        self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS
+    }
+}
+
+/// The waiter's side of the fence, between its marks and its looks; one for any number of words.
+pub(super) fn before_looking(asymmetric: bool) {
+    if asymmetric {
+        membarrier::heavy();
+    }
+    fence(Ordering::SeqCst);
 }
 
 /// What won lately, for one side of one handle: private to the process, shared by its threads, only ever a hint.
@@ -209,7 +218,7 @@ pub fn wait_until<R>(
 }
 
 /// The part of a wait that never sleeps.
-fn hot<R>(
+pub(super) fn hot<R>(
     pace: &Pace,
     peer_cpu: Option<u32>,
     deadline: Deadline,

@@ -107,14 +107,14 @@ mod modelled {
             pub struct $name {
                 word: loom::sync::atomic::$name,
                 /// What the modelled futex sleeps on.
-                pub(in crate::sys) sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
+                pub(in crate::sys) sleepers: (loom::sync::Mutex<u32>, loom::sync::Condvar),
             }
 
             impl $name {
                 pub fn new(value: $int) -> Self {
                     Self {
                         word: loom::sync::atomic::$name::new(value),
-                        sleepers: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+                        sleepers: (loom::sync::Mutex::new(0), loom::sync::Condvar::new()),
                     }
                 }
 
