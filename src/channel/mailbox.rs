@@ -154,6 +154,13 @@ impl Mailbox {
         (n <= self.numbers.granules as usize / 2).then_some(n as u32)
     }
 
+    /// Granules of the record of a block of so many bytes.
+    fn granules_for_block(&self, bytes: usize) -> u32 {
+        let granules = u64::from(self.numbers.granules);
+        let share = (bytes as u64 * granules).div_ceil(BLOCK_BUDGET as u64);
+        share.min(granules / 2) as u32
+    }
+
     fn send_block(
         &self,
         lane: Lane,
@@ -177,9 +184,7 @@ impl Mailbox {
         let word = u64::from(run.page) | u64::from(run.generation) << 32;
         payload[..8].copy_from_slice(&word.to_ne_bytes());
         payload[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
-        let granules = self.numbers.granules;
-        let share = (bytes.len() as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
-        let n = (share.min(u64::from(granules / 2)) as u32).max(least);
+        let n = self.granules_for_block(bytes.len()).max(least);
         let sent = self.send_record(lane, Record { n, kind: BLOCK, handles, payload: &payload }, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),
@@ -240,10 +245,7 @@ impl Mailbox {
             Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
         };
         let idle = || {
-            if let Some(blocker) = self.ring().blocker() {
-                segment.bury(blocker);
-            }
-            self.object.bury_openers();
+            self.bury_receivers();
             None
         };
         wait_until(self.space(), &self.put_pace, segment, None, deadline, attempt, idle).unwrap_or_else(|_| {
@@ -356,7 +358,12 @@ impl Mailbox {
 
     /// Waits until a message can be taken.
     pub fn ready(&self, lane: Lane, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
-        self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())))
+        let ended = self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())));
+        if ended.is_ok() {
+            // The caller takes nothing, and may have been woken in the place of somebody who would.
+            self.items().pass_on();
+        }
+        ended
     }
 
     /// Whether a message can be taken now.
@@ -381,16 +388,52 @@ impl Mailbox {
             attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
         };
         let idle = || {
-            match self.ring().pending() {
-                Some(writer) => drop(segment.bury(writer)),
-                None => drop(self.object.bury_openers()),
-            }
+            self.bury_senders();
             None
         };
         wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {
             let holder = self.ring().pending().and_then(|l| segment.lane_holder(l));
             Err(Ended::Timeout(holder))
         })
+    }
+
+    // ---- being watched
+
+    /// Granules that a message of so many bytes takes.
+    pub fn granules_of(&self, bytes: usize, handles: usize) -> u32 {
+        let handles = handles * HANDLE_BYTES;
+        let block = || self.granules_for_block(bytes).max(self.granules_for(BLOCK_PAYLOAD + handles).unwrap_or(0));
+        self.granules_for(bytes + handles).unwrap_or_else(block)
+    }
+
+    /// Whether a message of so many granules can be stored now.
+    pub fn has_room(&self, granules: u32) -> bool {
+        self.ring().has_room(granules, self.max_items())
+    }
+
+    /// Recovers the dead whom receivers wait for.
+    pub fn bury_senders(&self) {
+        match self.ring().pending() {
+            Some(writer) => drop(self.object.segment().bury(writer)),
+            None => drop(self.object.bury_openers()),
+        }
+    }
+
+    /// Recovers the dead whom senders wait for.
+    pub fn bury_receivers(&self) {
+        if let Some(blocker) = self.ring().blocker() {
+            self.object.segment().bury(blocker);
+        }
+        self.object.bury_openers();
+    }
+
+    /// Notes where the calling thread runs; where the next message is expected from.
+    pub fn expect_item(&self) -> Option<u32> {
+        let segment = self.object.segment();
+        if let Ok(lane) = segment.lane() {
+            segment.note_cpu(lane);
+        }
+        segment.cpu_of(self.writer.load(Lax) as Lane)
     }
 
     /// Wakes everybody who waits, to look at something new.

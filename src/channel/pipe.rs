@@ -14,7 +14,10 @@ use super::layout;
 use super::mailbox::{Ended, Mailbox, Refused};
 use super::record::Handle;
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, type_hash};
+use crate::segment::{
+    Doorbell, KINDS, Kind, Losses, Object, Segment, Source, View, Waitable, Waited, Watched, into_message, sealed,
+    type_hash,
+};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
@@ -250,7 +253,13 @@ where
 
     #[inline]
     fn is_peer_closed(&self) -> bool {
-        !self.inner.object.is_open(1 - self.inner.object.role())
+        self.inner.is_peer_closed()
+    }
+
+    /// The connection, watched for room for this value.
+    pub(crate) fn room_for(&self, value: &T) -> Result<Arc<dyn Watched>, Error> {
+        let granules = codec::measure(value, |bytes, handles| self.inner.outgoing.granules_of(bytes, handles))?;
+        Ok(Arc::new(Room { inner: self.inner.clone(), granules }))
     }
 
     fn last_dead(&self) -> Option<u32> {
@@ -259,7 +268,83 @@ where
     }
 }
 
+impl Inner {
+    #[inline]
+    fn is_peer_closed(&self) -> bool {
+        !self.object.is_open(1 - self.object.role())
+    }
+}
+
+impl Watched for Inner {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn word_index(&self) -> usize {
+        2 * (1 - self.object.role())
+    }
+
+    fn is_ready(&self, _moment: u32) -> bool {
+        self.incoming.has_ready() || self.is_peer_closed()
+    }
+
+    fn bury(&self) {
+        self.incoming.bury_senders();
+    }
+
+    fn peer_cpu(&self) -> Option<u32> {
+        self.incoming.expect_item()
+    }
+}
+
+/// A connection, watched for room.
+struct Room {
+    inner: Arc<Inner>,
+    granules: u32,
+}
+
+impl Watched for Room {
+    fn object(&self) -> &Object {
+        &self.inner.object
+    }
+
+    fn word_index(&self) -> usize {
+        2 * self.inner.object.role() + 1
+    }
+
+    fn is_ready(&self, _moment: u32) -> bool {
+        self.inner.outgoing.has_room(self.granules) || self.inner.is_peer_closed()
+    }
+
+    fn bury(&self) {
+        self.inner.outgoing.bury_receivers();
+    }
+}
+
+impl<T, U> sealed::Sealed for Connection<T, U> {
+    fn source(&self) -> Source<'_> {
+        Source(Waited::Object(self.messages()))
+    }
+}
+
+impl<T, U> Waitable for Connection<T, U> {}
+
 impl<T, U> Connection<T, U> {
+    /// A descriptor that becomes readable when there is something to receive: a message, or the end of file. It does not
+    /// keep this end open.
+    ///
+    /// # Errors
+    /// If there is no descriptor or no thread to be had. Python: `fileno()`.
+    #[doc(alias = "fileno")]
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        Doorbell::new(&self.messages())
+    }
+
+    /// The connection, watched for something to receive.
+    pub(crate) fn messages(&self) -> Arc<dyn Watched> {
+        self.inner.clone()
+    }
+
     /// Drops this handle. The end is closed when the last handle of it, in any process, is dropped. Python: `close()`.
     pub fn close(self) {}
 }

@@ -15,7 +15,10 @@ use super::layout;
 use super::mailbox::{Ended, Mailbox, Refused};
 use super::record::Handle;
 use crate::error::{Error, ErrorKind};
-use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
+use crate::segment::{
+    Doorbell, KINDS, Kind, Object, ObjectId, Segment, Source, Waitable, Waited, Watched, into_message, sealed,
+    type_hash,
+};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::clock::Deadline;
@@ -287,7 +290,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
         let before = self.inner.reported.load(Lax);
-        let stop = || self.is_closed() || self.is_abandoned(before);
+        let stop = || self.is_closed() || self.inner.is_abandoned(before);
         let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, stop));
         received.map(|(value, news)| Delivery { value, redelivered: news.redelivered }).map_err(|e| match e {
             Ok(Ended::Timeout(holder)) => GetError::Timeout(holder),
@@ -297,10 +300,10 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         })
     }
 
-    /// Whether some other process gave the queue up since `reported`, and none has it any more.
-    fn is_abandoned(&self, reported: u32) -> bool {
-        let object = &self.inner.object;
-        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
+    /// The queue, watched for room for this value.
+    pub(crate) fn room_for(&self, value: &T) -> Result<Arc<dyn Watched>, Error> {
+        let granules = codec::measure(value, |bytes, handles| self.inner.mailbox.granules_of(bytes, handles))?;
+        Ok(Arc::new(Room { inner: self.inner.clone(), granules }))
     }
 
     #[cold]
@@ -336,10 +339,89 @@ impl<T> Queue<T> {
         self.inner.mailbox.wake_all();
     }
 
+    /// A descriptor that becomes readable when there is something to get: an item, or what `get` reports instead of
+    /// waiting. It costs nothing to those who put as long as nobody polls in vain.
+    ///
+    /// # Errors
+    /// If there is no descriptor or no thread to be had. Python: `Queue._reader.fileno()`.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        Doorbell::new(&self.items())
+    }
+
+    /// The queue, watched for something to get.
+    pub(crate) fn items(&self) -> Arc<dyn Watched> {
+        self.inner.clone()
+    }
+
     fn is_closed(&self) -> bool {
-        self.inner.closed.load(Lax)
+        self.inner.is_closed()
     }
 }
+
+impl Inner {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Lax)
+    }
+
+    /// Whether some other process gave the queue up since `reported`, and none has it any more.
+    fn is_abandoned(&self, reported: u32) -> bool {
+        self.object.entry().departures.load(Acquire) != reported && !self.object.has_others(0)
+    }
+}
+
+impl Watched for Inner {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn word_index(&self) -> usize {
+        0
+    }
+
+    fn is_ready(&self, _moment: u32) -> bool {
+        self.is_closed() || self.mailbox.has_ready() || self.is_abandoned(self.reported.load(Lax))
+    }
+
+    fn bury(&self) {
+        self.mailbox.bury_senders();
+    }
+
+    fn peer_cpu(&self) -> Option<u32> {
+        self.mailbox.expect_item()
+    }
+}
+
+/// A queue, watched for room.
+struct Room {
+    inner: Arc<Inner>,
+    granules: u32,
+}
+
+impl Watched for Room {
+    fn object(&self) -> &Object {
+        &self.inner.object
+    }
+
+    fn word_index(&self) -> usize {
+        1
+    }
+
+    fn is_ready(&self, _moment: u32) -> bool {
+        self.inner.is_closed() || self.inner.mailbox.has_room(self.granules)
+    }
+
+    fn bury(&self) {
+        self.inner.mailbox.bury_receivers();
+    }
+}
+
+impl<T> sealed::Sealed for Queue<T> {
+    fn source(&self) -> Source<'_> {
+        Source(Waited::Object(self.items()))
+    }
+}
+
+impl<T> Waitable for Queue<T> {}
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::travels;
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Object, ObjectId, Pinned, Segment, View, type_hash};
+use crate::segment::{
+    Doorbell, KINDS, Kind, Object, ObjectId, Pinned, Segment, Source, View, Waitable, Waited, Watched, sealed,
+    type_hash,
+};
 use crate::sync::{EventBlock, Pace, WaitBlock};
 use crate::sys::clock::Deadline;
 
@@ -120,11 +123,53 @@ impl Event {
         self.is_set() || self.wait_by(Deadline::after(timeout))
     }
 
+    /// A descriptor that becomes readable when it is set.
+    ///
+    /// # Errors
+    /// If there is no descriptor or no thread to be had.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        Doorbell::new(&self.watched())
+    }
+
+    /// The event, watched for being set.
+    pub(crate) fn watched(&self) -> Arc<dyn Watched> {
+        self.inner.clone()
+    }
+
     fn wait_by(&self, deadline: Deadline) -> bool {
         let Inner { object, block, wait, pace } = &*self.inner;
         block[0].wait(&wait[0], pace, object.segment(), deadline).is_ok()
     }
 }
+
+impl Watched for Inner {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn word_index(&self) -> usize {
+        0
+    }
+
+    fn moment(&self) -> u32 {
+        self.block[0].moment()
+    }
+
+    fn is_ready(&self, moment: u32) -> bool {
+        self.block[0].has_come(moment)
+    }
+
+    /// Nobody owns an event.
+    fn bury(&self) {}
+}
+
+impl sealed::Sealed for Event {
+    fn source(&self) -> Source<'_> {
+        Source(Waited::Object(self.watched()))
+    }
+}
+
+impl Waitable for Event {}
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,6 +16,7 @@ pub mod liveness;
 pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
+pub mod poll;
 #[cfg(feature = "raw-sync")]
 pub mod pthread;
 pub mod spawn;
