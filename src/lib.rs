@@ -2,6 +2,7 @@
 
 pub mod channel;
 mod error;
+pub mod future;
 pub mod process;
 pub mod ring;
 pub mod segment;
@@ -11,6 +12,10 @@ mod sys;
 
 pub use channel::{Connection, GetError, PutError, Queue, RecvError, SendError, pipe};
 pub use error::{Error, ErrorKind};
+#[cfg(feature = "async-io")]
+pub use future::async_io;
+#[cfg(feature = "tokio")]
+pub use future::tokio;
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{
