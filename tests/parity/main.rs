@@ -11,6 +11,7 @@ mod conditions;
 mod events;
 mod locks;
 mod semaphores;
+mod waits;
 
 use std::path::Path;
 use std::time::Duration;
