@@ -368,7 +368,8 @@ impl Mailbox {
 
     /// Whether a message can be taken now.
     pub fn has_ready(&self) -> bool {
-        self.ring().has_item()
+        // The first is quick to say no, the second sure to say yes.
+        self.ring().has_ready(&self.cache) && self.ring().has_item()
     }
 
     #[cold]
