@@ -6,8 +6,9 @@
 #[path = "measure/placement.rs"]
 mod placement;
 
-use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use kinfolk::channel::{Waitable, wait};
@@ -76,28 +77,26 @@ fn pipe_peer((paths, cpu, ready): ([String; 3], Option<usize>, Event)) {
 
 fn by_pipes([here, there]: [Option<usize>; 2]) -> Vec<u64> {
     placement::pin(here).expect("pin the driver");
-    let mut pipes: Vec<(PipeReader, PipeWriter)> = (0..4).map(|_| std::io::pipe().expect("make a pipe")).collect();
-    let path = |fd: std::os::fd::BorrowedFd<'_>| {
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&fd);
-        format!("/proc/{}/fd/{fd}", std::process::id())
-    };
-    let paths = [path(pipes[0].0.as_fd()), path(pipes[1].0.as_fd()), path(pipes[2].1.as_fd())];
+    let mut pipes: Vec<[File; 2]> = (0..4)
+        .map(|_| rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("make a pipe"))
+        .map(|(reader, writer)| [reader, writer].map(File::from))
+        .collect();
+    let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let paths = [path(&pipes[0][0]), path(&pipes[1][0]), path(&pipes[2][1])];
     let ready = Event::new().expect("make an event");
     let peer = Process::spawn(pipe_peer, (paths, there, ready.clone())).expect("start the peer");
     ready.wait();
-    let silent: OwnedFd = pipes[3].0.try_clone().expect("clone").into();
-    let mut answers = pipes[2].0.try_clone().expect("clone");
     let mut times = Vec::with_capacity(TRIPS);
     let mut bytes = [0; 8];
     for n in 0..TRIPS {
         let begin = Instant::now();
-        pipes[n % 2].1.write_all(&n.to_ne_bytes()).expect("write");
-        assert_eq!(wait(&[&silent, &answers], None).expect("poll"), [1]);
-        answers.read_exact(&mut bytes).expect("an answer");
+        pipes[n % 2][1].write_all(&n.to_ne_bytes()).expect("write");
+        assert_eq!(wait(&[&pipes[3][0], &pipes[2][0]], None).expect("poll"), [1]);
+        pipes[2][0].read_exact(&mut bytes).expect("an answer");
         assert_eq!(usize::from_ne_bytes(bytes), n);
         times.push(begin.elapsed().as_nanos() as u64);
     }
-    pipes[0].1.write_all(&[0xff; 8]).expect("write");
+    pipes[0][1].write_all(&[0xff; 8]).expect("write");
     peer.join().expect("the peer ends well");
     times
 }
