@@ -2,6 +2,7 @@
 
 pub mod channel;
 mod error;
+pub mod future;
 pub mod process;
 pub mod ring;
 pub mod segment;
@@ -14,6 +15,10 @@ pub use channel::{
     UnfinishedError, pipe, pipe_in, pipe_oneway,
 };
 pub use error::{Error, ErrorKind};
+#[cfg(feature = "async-io")]
+pub use future::async_io;
+#[cfg(feature = "tokio")]
+pub use future::tokio;
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{

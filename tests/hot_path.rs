@@ -9,7 +9,7 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Read;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::time::Duration;
 
 use kinfolk::{Event, Mutex, Process, Queue, RwLock, Semaphore, pipe};
@@ -158,8 +158,8 @@ fn in_strict_mode((fd, calls): (i32, bool)) {
 /// Whether a child that works in strict mode comes to its end.
 fn ends(calls: bool) -> bool {
     let _watchdog = watchdog(Duration::from_secs(60));
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let writer = OwnedFd::from(writer);
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let mut reader = std::fs::File::from(reader);
     // SAFETY: the descriptor is open; from now on children inherit it.
     assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFD, 0) }, 0);
     let fd = writer.into_raw_fd();

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("channel", &["error", "sys", "sync", "ring", "segment"]),
     ("shared", &["error", "sys", "sync", "ring", "segment"]),
     ("process", &["error", "sys", "sync", "ring", "segment", "channel", "shared"]),
+    ("future", &["error", "sys", "sync", "ring", "segment", "channel", "shared", "process"]),
     ("pool", &["error", "sys", "sync", "ring", "segment", "channel", "shared", "process"]),
 ];
 

@@ -52,6 +52,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 static BYTES: Kind = Kind {
     code: 5,
     name: "bytes",
+    least: DATA_AT,
     count: |view, dead| {
         let (vanished, redelivered) = ring(view)?.count(dead);
         Ok(Losses { vanished, redelivered, ..Losses::default() })

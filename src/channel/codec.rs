@@ -66,6 +66,17 @@ pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<()
     })
 }
 
+/// Gives `f` the bytes of a value's encoding, and the handles in it.
+pub(super) fn measure<T: Serialize + 'static, R>(value: &T, f: impl FnOnce(usize, usize) -> R) -> Result<R, Error> {
+    if let Some(bytes) = as_bytes(value) {
+        return Ok(f(bytes.len(), 0));
+    }
+    with_scratch(|buffer| {
+        let (encoded, passed) = crate::segment::into_message(|| encode(value, buffer));
+        encoded.map(|()| f(buffer.len(), passed.count()))
+    })
+}
+
 /// Decodes a whole message.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let fail =

@@ -146,9 +146,9 @@ impl Mailbox {
         self.ring().len()
     }
 
-    /// Whether a message of one granule would find room.
-    pub fn has_room(&self) -> bool {
-        self.ring().has_room(1, self.max_items())
+    /// Whether a message of so many granules would find room.
+    pub fn has_room(&self, granules: u32) -> bool {
+        self.ring().has_room(granules, self.max_items())
     }
 
     /// Most messages that may wait, if that is limited.
@@ -193,6 +193,13 @@ impl Mailbox {
         let granules = self.numbers.granules;
         let share = (bytes as u64 * u64::from(granules)).div_ceil(BLOCK_BUDGET as u64);
         share.clamp(1, u64::from(self.most)) as u32
+    }
+
+    /// Granules that a message of so many bytes and handles takes.
+    pub fn granules_of(&self, bytes: usize, handles: usize) -> u32 {
+        let handles = handles * HANDLE_BYTES;
+        let least = (RECORD_HEAD + BLOCK_PAYLOAD + handles).div_ceil(1 << GRANULE_SHIFT) as u32;
+        self.granules_for(bytes + handles).unwrap_or_else(|| self.granules_for_block(bytes).max(least))
     }
 
     fn send_block(

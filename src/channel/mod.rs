@@ -1,6 +1,6 @@
 //! Typed, blocking communication: [`Queue`] and [`pipe`], and open descriptors in their messages: [`Fd`]; and [`spsc`] and
 //! [`bytes`], for one producer and one consumer; and [`stamped`], rings of plain values
-//! for many.
+//! for many. And waiting for many of them at once: [`wait`](wait()).
 
 pub mod bytes;
 mod codec;
@@ -27,6 +27,8 @@ mod record;
 pub mod spsc;
 pub mod stamped;
 mod stats;
+mod wait;
+mod watched;
 
 pub use end::{PopError, PushError};
 pub use error::{GetError, PutError, RecvError, SendError, TaskDoneError, UnfinishedError};
@@ -41,3 +43,6 @@ pub use pipe_builder::PipeBuilder;
 pub use queue::{Delivery, Queue};
 pub use queue_builder::QueueBuilder;
 pub use stats::QueueStats;
+pub use wait::wait;
+
+pub use crate::segment::{Doorbell, Waitable};

@@ -146,14 +146,14 @@ fn pair_hash<T: 'static, U: 'static>(role: usize) -> u64 {
 ///
 /// Python: `multiprocessing.connection.Connection`. There is no `fileno`: nothing of the system is behind an end.
 pub struct Connection<T, U> {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     values: PhantomData<fn(T) -> U>,
 }
 
-struct Inner {
-    object: Object,
-    outgoing: Mailbox,
-    incoming: Mailbox,
+pub(super) struct Inner {
+    pub object: Object,
+    pub outgoing: Mailbox,
+    pub incoming: Mailbox,
     /// When a call that does not wait last asked the kernel who is dead.
     asked_ns: Private,
 }
@@ -294,6 +294,13 @@ impl<T, U: Serialize + DeserializeOwned + 'static> Connection<T, U> {
     }
 }
 
+impl Inner {
+    #[inline]
+    pub fn is_peer_closed(&self) -> bool {
+        !self.object.is_open(1 - self.object.role())
+    }
+}
+
 impl<T, U> Connection<T, U> {
     #[inline]
     pub(super) fn lane(&self) -> Result<Lane, Error> {
@@ -361,7 +368,7 @@ impl<T, U> Connection<T, U> {
 
     #[inline]
     pub(super) fn is_peer_closed(&self) -> bool {
-        !self.inner.object.is_open(1 - self.inner.object.role())
+        self.inner.is_peer_closed()
     }
 
     /// The process that died last with the other end.

@@ -68,7 +68,7 @@ pub(super) struct Inner {
     pub leases: Option<Arc<LeaseTable>>,
     closed: AtomicBool,
     /// Departures of other processes that have been reported.
-    reported: Private,
+    pub reported: Private,
 }
 
 /// A value with the history of its delivery: see [`Queue::get_delivery`].
@@ -274,8 +274,7 @@ impl<T> Queue<T> {
 
     /// Whether some other process gave the queue up since `reported`, and none has it any more.
     pub(super) fn is_abandoned(&self, reported: u32) -> bool {
-        let object = &self.inner.object;
-        object.entry().departures.load(Acquire) != reported && !object.has_others(0)
+        self.inner.is_abandoned(reported)
     }
 
     /// Notes that a disconnection is reported now. The last process that died with the queue open.
@@ -304,7 +303,7 @@ impl<T> Queue<T> {
     /// the ring has no granule left. Python: `full()`.
     #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
-        !self.inner.mailbox.has_room()
+        !self.inner.mailbox.has_room(1)
     }
 
     /// How many items may wait at once; `None` if only the bytes of the ring limit them. Python: `maxsize`.
@@ -367,6 +366,17 @@ impl<T> Queue<T> {
     #[cold]
     pub(super) fn stopped(&self) -> GetError {
         if self.is_closed() { GetError::Closed } else { GetError::Disconnected(self.disconnected()) }
+    }
+}
+
+impl Inner {
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Lax)
+    }
+
+    /// Whether some other process gave the queue up since `reported`, and none has it any more.
+    pub fn is_abandoned(&self, reported: u32) -> bool {
+        self.object.entry().departures.load(Acquire) != reported && !self.object.has_others(0)
     }
 }
 

@@ -55,6 +55,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 static SPSC: Kind = Kind {
     code: 7,
     name: "spsc",
+    least: SLOTS_AT,
     count: |view, dead| {
         let redelivered = Numbers::read(view)?.ring(view)?.count(dead);
         Ok(Losses { redelivered, ..Losses::default() })

@@ -4,6 +4,7 @@
 
 mod arena;
 mod directory;
+mod doorbell;
 mod ends;
 mod family;
 #[cfg(test)]
@@ -16,8 +17,10 @@ mod passing;
 mod peers;
 mod pinned;
 mod process_lane;
+mod reactor;
 mod recover;
 mod shm;
+mod waitable;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32 as Private, Ordering as PrivateOrdering};
@@ -25,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 pub(crate) use arena::Run;
 pub use directory::ObjectId;
+pub use doorbell::Doorbell;
 pub(crate) use ends::{PinnedEntry, PinnedRecords, PinnedSlots};
 pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
@@ -37,9 +41,12 @@ pub(crate) use passing::{
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub(crate) use pinned::{Pinned, PinnedBytes, PinnedRing};
+pub(crate) use reactor::{Listener, Taking};
 pub use recover::{Death, Losses};
 pub(crate) use recover::{KINDS, Kind, NameHandle};
 pub use shm::ShmSlice;
+pub use waitable::Waitable;
+pub(crate) use waitable::{Source, Waited, Watched, sealed};
 
 use crate::error::{Error, ErrorKind};
 use crate::sys::liveness::{self, PinnedLock};

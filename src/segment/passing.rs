@@ -159,6 +159,11 @@ pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, Passed) {
 }
 
 impl Passed {
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.0
+    }
+
     /// The objects of `segment` among them. Those of other segments no record can name: they live as long as somebody has
     /// them open.
     #[inline]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{handle, made_of_zeros};
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Object, Pinned, View};
+use crate::segment::{Doorbell, KINDS, Kind, Object, Pinned, Source, View, Waitable, Waited, Watched, sealed};
 use crate::sync::{EventBlock, Pace, WaitBlock};
 use crate::sys::clock::Deadline;
 
@@ -95,11 +95,53 @@ impl Event {
         self.is_set() || self.wait_by(Deadline::after(timeout))
     }
 
+    /// A descriptor that becomes readable when it is set.
+    ///
+    /// # Errors
+    /// If there is no descriptor or no thread to be had.
+    pub fn doorbell(&self) -> Result<Doorbell, Error> {
+        Doorbell::new(&self.watched())
+    }
+
+    /// The event, watched for being set.
+    pub(crate) fn watched(&self) -> Arc<dyn Watched> {
+        self.inner.clone()
+    }
+
     fn wait_by(&self, deadline: Deadline) -> bool {
         let Inner { block, wait, pace, .. } = &*self.inner;
         block[0].wait(&wait[0], pace, deadline).is_ok()
     }
 }
+
+impl Watched for Inner {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn word_index(&self) -> usize {
+        0
+    }
+
+    fn moment(&self) -> u32 {
+        self.block[0].moment()
+    }
+
+    fn is_ready(&self, moment: u32) -> bool {
+        self.block[0].has_come(moment)
+    }
+
+    /// Nobody owns an event.
+    fn bury(&self) {}
+}
+
+impl sealed::Sealed for Event {
+    fn source(&self) -> Source<'_> {
+        Source(Waited::Object(self.watched()))
+    }
+}
+
+impl Waitable for Event {}
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

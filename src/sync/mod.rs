@@ -14,6 +14,7 @@ mod rlock;
 mod rwlock;
 mod semaphore;
 mod wait;
+mod watch;
 
 pub use barrier::{Arrival, BarrierBlock};
 pub use condvar::CondvarWords;
@@ -26,3 +27,4 @@ pub use rlock::{Levels, RLockBlock};
 pub use rwlock::RwLockWords;
 pub use semaphore::{Excess, SemaphoreBlock, SemaphoreWords};
 pub use wait::{Pace, TimedOut, WaitBlock, wait_until};
+pub(crate) use watch::{InProcess, Watch, Words, longest_sleep_ns, warm, watch_until};

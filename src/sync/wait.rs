@@ -30,7 +30,7 @@ use crate::sys::atomic::{AtomicU32, Ordering, broken, fence, rmw_fence, spin_loo
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::{cpu, futex, membarrier};
 
-const SLEEPERS: u32 = 1;
+pub(super) const SLEEPERS: u32 = 1;
 const STEP: u32 = 2;
 
 /// How long a spin lasts at most: about what waking another CPU costs.
@@ -41,7 +41,7 @@ const YIELDS: u32 = 4;
 /// save, so a single one ends the credit.
 const RUIN_NS: u64 = 100_000;
 /// The first and the longest sleep between two looks at whether the peers live.
-const SLEEP_MS: [u64; 4] = [8, 16, 32, 64];
+pub(super) const SLEEP_MS: [u64; 4] = [8, 16, 32, 64];
 /// What a balance may grow to, and what a win adds.
 const CREDIT_MAX: u32 = 16;
 const CREDIT_WIN: u32 = 2;
@@ -77,10 +77,7 @@ impl<P: Peers> Fences for P {
     }
 
     fn sleeper(&self) {
-        if self.asymmetric() {
-            membarrier::heavy();
-        }
-        fence(Ordering::SeqCst);
+        before_looking(self.asymmetric());
     }
 }
 
@@ -104,7 +101,7 @@ impl Fences for Swapped {
 #[repr(C)]
 #[derive(Debug)]
 pub struct WaitBlock {
-    word: AtomicU32,
+    pub(super) word: AtomicU32,
 }
 
 impl WaitBlock {
@@ -172,14 +169,26 @@ impl WaitBlock {
 
     /// Announces a sleeper; the value to sleep on. What is waited for must be looked at again after this.
     fn announce(&self, fences: &impl Fences) -> u32 {
-        // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
-        let word = self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS;
-        if broken("wait: sleep without the fence") {
-            return word;
+        let word = self.mark();
+        if !broken("wait: sleep without the fence") {
+            fences.sleeper();
         }
-        fences.sleeper();
         word
     }
+
+    /// The first half of announcing a sleeper; [`before_looking`] is the second.
+    pub(super) fn mark(&self) -> u32 {
+        // Acquire matches the Release of `wake_one`: with the new sequence comes the commit that moved it.
+        self.word.fetch_or(SLEEPERS, Ordering::Acquire) | SLEEPERS
+    }
+}
+
+/// The waiter's side of the fence, between its marks and its looks; one for any number of words.
+pub(super) fn before_looking(asymmetric: bool) {
+    if asymmetric {
+        membarrier::heavy();
+    }
+    fence(Ordering::SeqCst);
 }
 
 /// What won lately, for one side of one handle: private to the process, shared by its threads, only ever a hint.
@@ -288,7 +297,7 @@ pub fn wait_until<R>(
 }
 
 /// The part of a wait that never sleeps.
-fn hot<R>(
+pub(super) fn hot<R>(
     pace: &Pace,
     peer_cpu: Option<u32>,
     deadline: Deadline,

@@ -37,30 +37,70 @@ pub fn wake_all(word: &AtomicU32) -> u32 {
     wake(word, u32::MAX)
 }
 
-/// Sleeps while every `(word, expected)` still holds, at most `timeout_ns`; `None` where the kernel has no `futex_waitv`.
+/// The words that one call can sleep on.
 #[cfg(not(all(test, loom)))]
-#[cfg_attr(not(test), expect(dead_code, reason = "waiting for several objects at once is built on it"))]
-pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Option<Woken> {
+pub const MOST_WORDS: usize = 128;
+
+/// How long [`wait_any`] sleeps where it cannot see all words.
+#[cfg(not(all(test, loom)))]
+const POLL_NS: u64 = 1_000_000;
+
+/// Sleeps while every `(word, expected)` still holds, at most `timeout_ns`. May wake for no reason.
+///
+/// Where the kernel has no `futex_waitv` (before 5.16), or there are more than [`MOST_WORDS`], it sees changes of the
+/// words that it cannot sleep on a millisecond late, and says [`Woken::Look`] as often.
+#[cfg(not(all(test, loom)))]
+pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Woken {
+    if let [(word, expected)] = words {
+        return wait(word, *expected, timeout_ns);
+    }
+    let bounded = timeout_ns.map_or(POLL_NS, |ns| ns.min(POLL_NS));
+    let woken = match words.get(..MOST_WORDS) {
+        Some(first) if first.len() < words.len() => {
+            wait_vector(first, Some(bounded)).map(|woken| whose(woken, bounded, timeout_ns))
+        }
+        _ => wait_vector(words, timeout_ns),
+    };
+    woken.unwrap_or_else(|| match words.first() {
+        Some((word, expected)) => whose(wait(word, *expected, Some(bounded)), bounded, timeout_ns),
+        None => Woken::Look,
+    })
+}
+
+/// The end of a sleep that was cut short is no time-out.
+#[cfg(not(all(test, loom)))]
+fn whose(woken: Woken, slept_ns: u64, timeout_ns: Option<u64>) -> Woken {
+    if timeout_ns == Some(slept_ns) { woken } else { Woken::Look }
+}
+
+/// `futex_waitv`; `None` where there is none.
+#[cfg(not(all(test, loom)))]
+fn wait_vector(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Option<Woken> {
+    use rustix::io::Errno;
     use rustix::thread::futex;
-    let waits: Vec<futex::Wait> = words
-        .iter()
-        .map(|(word, expected)| {
-            let mut wait = futex::Wait::new();
-            wait.val = u64::from(*expected);
-            wait.uaddr = futex::WaitPtr::new(core::ptr::from_ref(*word).cast_mut().cast());
-            wait.flags = futex::WaitFlags::SIZE_U32;
-            wait
-        })
-        .collect();
+    let mut waits = [futex::Wait::new(); MOST_WORDS];
+    for (wait, (word, expected)) in waits.iter_mut().zip(words) {
+        wait.val = u64::from(*expected);
+        wait.uaddr = futex::WaitPtr::new(core::ptr::from_ref(*word).cast_mut().cast());
+        wait.flags = futex::WaitFlags::SIZE_U32;
+    }
     let until = timeout_ns.map(|ns| {
         let at = super::clock::now_ns().saturating_add(ns).min(i64::MAX as u64);
         futex::Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ }
     });
-    match futex::waitv(&waits, futex::WaitvFlags::empty(), until.as_ref(), futex::ClockId::Monotonic) {
-        Err(rustix::io::Errno::TIMEDOUT) => Some(Woken::Timeout),
-        Err(rustix::io::Errno::NOSYS) => None,
-        _ => Some(Woken::Look),
+    let waits = &waits[..words.len().min(MOST_WORDS)];
+    match futex::waitv(waits, futex::WaitvFlags::empty(), until.as_ref(), futex::ClockId::Monotonic) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Some(Woken::Look),
+        Err(Errno::TIMEDOUT) => Some(Woken::Timeout),
+        // ENOSYS, or what a filter says instead.
+        Err(_) => None,
     }
+}
+
+/// The modelled sleep on several words is that on the first: models watch one.
+#[cfg(all(test, loom))]
+pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: Option<u64>) -> Woken {
+    wait(words[0].0, words[0].1, timeout_ns)
 }
 
 /// The modelled kernel: a condition variable beside each word. Time passes only where a model says so, hence a wake-up
@@ -102,11 +142,11 @@ mod tests {
     fn a_wait_for_any_ends_when_one_word_differs_or_is_woken_or_the_time_is_over() {
         let words = [AtomicU32::new(1), AtomicU32::new(2)];
         let any = |a, b, ns| wait_any(&[(&words[0], a), (&words[1], b)], Some(ns));
-        if any(1, 2, 1_000_000).is_none() {
+        if wait_vector(&[(&words[0], 0)], Some(0)).is_none() {
             return; // A kernel before 5.16.
         }
-        assert_eq!(any(1, 2, 1_000_000), Some(Woken::Timeout));
-        assert_eq!(any(1, 3, u64::MAX / 4), Some(Woken::Look));
+        assert_eq!(any(1, 2, 1_000_000), Woken::Timeout);
+        assert_eq!(any(1, 3, u64::MAX / 4), Woken::Look);
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| {
                 while words[1].load(Relaxed) == 2 {
@@ -117,5 +157,22 @@ mod tests {
             wake_all(&words[1]);
             sleeper.join().unwrap();
         });
+    }
+
+    #[test]
+    fn more_words_than_one_call_can_sleep_on_are_looked_at_often() {
+        let words: Vec<_> = (0..MOST_WORDS as u32 + 9).map(AtomicU32::new).collect();
+        let list: Vec<_> = words.iter().zip(0..).collect();
+        assert_eq!(wait_any(&list, None), Woken::Look, "it comes back although nothing has changed");
+        assert_eq!(wait_any(&list, Some(1000)), Woken::Timeout);
+        words[3].store(0, Relaxed);
+        assert_eq!(wait_any(&list, Some(u64::MAX / 4)), Woken::Look);
+    }
+
+    #[test]
+    fn only_a_sleep_that_was_not_cut_short_times_out() {
+        assert_eq!(whose(Woken::Timeout, 5, Some(5)), Woken::Timeout);
+        assert_eq!(whose(Woken::Timeout, 5, Some(6)), Woken::Look);
+        assert_eq!(whose(Woken::Timeout, 5, None), Woken::Look);
     }
 }

@@ -13,6 +13,7 @@ mod events;
 mod locks;
 mod queues;
 mod semaphores;
+mod waits;
 
 use std::path::Path;
 use std::time::Duration;

@@ -45,10 +45,7 @@ impl Mailbox {
             Err(Refused::NotNow) => stop().then_some(Err(Ended::Stopped)),
         };
         let idle = || {
-            if let Some(blocker) = self.ring().blocker() {
-                segment.bury(blocker);
-            }
-            self.object.bury_openers();
+            self.bury_receivers();
             None
         };
         wait_until(self.space(), &self.put_pace, segment, None, deadline, attempt, idle).unwrap_or_else(|_| {
@@ -86,12 +83,18 @@ impl Mailbox {
 
     /// Waits until a message can be taken.
     pub fn ready(&self, lane: Lane, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), Ended> {
-        self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())))
+        let ended = self.wait_for_item(lane, deadline, stop, || self.has_ready().then_some(Ok(())));
+        if ended.is_ok() {
+            // The caller takes nothing, and may have been woken in the place of somebody who would.
+            self.items().pass_on();
+        }
+        ended
     }
 
     /// Whether a message can be taken now.
     pub fn has_ready(&self) -> bool {
-        self.ring().has_item()
+        // The first is quick to say no, the second sure to say yes.
+        self.ring().has_ready(&self.cache) && self.ring().has_item()
     }
 
     /// Waits until `attempt` gives something.
@@ -113,17 +116,39 @@ impl Mailbox {
             attempt().or_else(|| stopped.then_some(Err(Ended::Stopped)))
         };
         let idle = || {
-            if let Some(writer) = self.ring().pending() {
-                segment.bury(writer);
-            }
-            // Who writes the next may be stopped, and what a dead one took be had instead.
-            self.object.bury_openers();
+            self.bury_senders();
             None
         };
         wait_until(self.items(), &self.get_pace, segment, peer, deadline, attempt, idle).unwrap_or_else(|_| {
             let holder = self.ring().pending().and_then(|l| segment.lane_holder(l));
             Err(Ended::Timeout(holder))
         })
+    }
+
+    /// Recovers the dead whom receivers wait for.
+    pub fn bury_senders(&self) {
+        if let Some(writer) = self.ring().pending() {
+            self.object.segment().bury(writer);
+        }
+        // Who writes the next may be stopped, and what a dead one took be had instead.
+        self.object.bury_openers();
+    }
+
+    /// Recovers the dead whom senders wait for.
+    pub fn bury_receivers(&self) {
+        if let Some(blocker) = self.ring().blocker() {
+            self.object.segment().bury(blocker);
+        }
+        self.object.bury_openers();
+    }
+
+    /// Notes where the calling thread runs; where the next message is expected from.
+    pub fn expect_item(&self) -> Option<u32> {
+        let segment = self.object.segment();
+        if let Ok(lane) = segment.lane() {
+            segment.note_cpu(lane);
+        }
+        segment.cpu_of(self.writer.load(Lax) as Lane)
     }
 
     /// Wakes everybody who waits, to look at something new.

@@ -29,6 +29,7 @@ const MAX_SHIFT: u32 = 24;
 #[linkme::distributed_slice(KINDS)]
 pub(super) static STAMPED: Kind = Kind {
     code: 6,
+    least: RING_AT + size_of::<RingBlock>(),
     count: |view, dead| Numbers::read(view)?.dispatch(view, Count(dead)),
     recover: |view, dead| Numbers::read(view)?.dispatch(view, Recover(dead)),
     describe: |view| Numbers::read(view).and_then(|n| n.dispatch(view, Describe)).unwrap_or_else(|e| e.to_string()),
