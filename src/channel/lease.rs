@@ -216,7 +216,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Iterator for DeadLetters<'_, T> 
     fn next(&mut self) -> Option<Self::Item> {
         let table = self.queue.inner.leases.as_ref()?;
         Some(match codec::received(|buffer| table.try_get_dead(buffer)) {
-            Ok((value, news)) => Ok(Delivery { value, redelivered: true, deliveries: news.deliveries }),
+            Ok((value, (_, deliveries))) => Ok(Delivery { value, redelivered: true, deliveries }),
             Err(Ok(Refused::NotNow)) => return None,
             Err(Ok(Refused::Failed(e))) => Err(GetError::Failed(e)),
             Err(Err(e)) => Err(GetError::Decode(e)),

@@ -273,8 +273,8 @@ impl LeaseTable {
         })
     }
 
-    /// Takes an item that was given back, to get and not to lease it.
-    pub fn try_get_again(&self, bytes: &mut Vec<u8>) -> Option<Result<News, Refused>> {
+    /// Takes an item that was given back, to get and not to lease it, and says how often it was handed out.
+    pub fn try_get_again(&self, bytes: &mut Vec<u8>) -> Option<Result<(News, u32), Refused>> {
         if !self.leases().has_news(&self.seen) {
             return None;
         }
@@ -287,16 +287,16 @@ impl LeaseTable {
     }
 
     /// Takes a dead letter.
-    pub fn try_get_dead(&self, bytes: &mut Vec<u8>) -> Result<News, Refused> {
+    pub fn try_get_dead(&self, bytes: &mut Vec<u8>) -> Result<(News, u32), Refused> {
         let process = self.object.segment().process_lane().map_err(Refused::Failed)?;
         let held = self.leases().take_dead(process).ok_or(Refused::NotNow)?;
         self.get_whole(held, process, bytes).map_err(Refused::Failed)
     }
 
-    fn get_whole(&self, held: Held, process: Lane, bytes: &mut Vec<u8>) -> Result<News, Error> {
+    fn get_whole(&self, held: Held, process: Lane, bytes: &mut Vec<u8>) -> Result<(News, u32), Error> {
         let item = self.read_again(held, bytes)?;
         let (_, arrived) = self.finish(&item, process);
-        Ok(News { redelivered: true, deliveries: held.deliveries(), _arrived: arrived })
+        Ok((News { redelivered: true, _arrived: arrived }, held.deliveries()))
     }
 
     // ---- ending

@@ -34,8 +34,6 @@ pub(super) const MAX_MESSAGE: usize = 64 << 20;
 pub(super) struct News {
     /// An earlier taker died with it.
     pub redelivered: bool,
-    /// How often it was handed out, as far as is known.
-    pub deliveries: u32,
     /// Keeps the handles in it open until they are decoded.
     pub _arrived: Arrived,
 }
@@ -299,8 +297,7 @@ impl Mailbox {
     pub fn try_recv(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, Refused> {
         let taken = self.take(lane)?;
         let data = self.record(taken.position, taken.n);
-        let deliveries = 1 + u32::from(taken.redelivered);
-        let mut news = News { redelivered: taken.redelivered, deliveries, _arrived: Arrived::default() };
+        let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
         let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
         self.done(taken, read.as_ref().ok().copied().flatten())?;

@@ -202,7 +202,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
         let received = codec::received(|buffer| self.try_recv(lane, buffer));
-        received.map(|(value, _)| value).map_err(|e| match e {
+        received.map(|(value, _)| value).map_err(|e: Result<Refused, Error>| match e {
             Ok(Refused::NotNow) => GetError::Empty,
             Ok(Refused::Failed(e)) => GetError::Failed(e),
             Err(e) => GetError::Decode(e),
@@ -230,39 +230,54 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         if self.is_closed() {
             return Err(GetError::Closed);
         }
+        if self.inner.leases.is_some() {
+            return self.get_beside_leases(deadline);
+        }
         let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
-        let received = codec::received(|buffer| match self.inner.leases {
-            None => self.inner.mailbox.recv(lane, buffer, deadline, self.stop()),
-            Some(_) => self.recv_with_leases(lane, buffer, deadline, self.stop()),
-        });
-        let delivery =
-            |(value, news): (T, News)| Delivery { value, redelivered: news.redelivered, deliveries: news.deliveries };
-        received.map(delivery).map_err(|e| match e {
+        let received = codec::received(|buffer| self.inner.mailbox.recv(lane, buffer, deadline, self.stop()));
+        let delivery = |(value, news): (T, News)| {
+            let redelivered = news.redelivered;
+            Delivery { value, redelivered, deliveries: 1 + u32::from(redelivered) }
+        };
+        received.map(delivery).map_err(|e| self.not_got(e))
+    }
+
+    #[cold]
+    fn not_got(&self, why: Result<Ended, Error>) -> GetError {
+        match why {
             Ok(ended) => self.get_error(ended),
             Err(e) => GetError::Decode(e),
-        })
+        }
     }
 
-    /// Takes the oldest message, one that was given back before others.
-    #[inline]
-    fn try_recv(&self, lane: Lane, buffer: &mut Vec<u8>) -> Result<News, Refused> {
-        let again = self.inner.leases.as_ref().and_then(|leases| leases.try_get_again(buffer));
-        again.unwrap_or_else(|| self.inner.mailbox.try_recv(lane, buffer))
-    }
-
-    fn recv_with_leases(
-        &self,
-        lane: Lane,
-        buffer: &mut Vec<u8>,
-        deadline: Deadline,
-        stop: impl Fn() -> bool,
-    ) -> Result<News, Ended> {
-        let mut attempt = || match self.try_recv(lane, buffer) {
-            Ok(news) => Some(Ok(news)),
-            Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
-            Err(Refused::NotNow) => None,
+    /// As `get_by`, of a queue with leases: what was given back comes first.
+    #[inline(never)]
+    fn get_beside_leases(&self, deadline: Deadline) -> Result<Delivery<T>, GetError> {
+        let lane = self.inner.object.segment().lane().map_err(GetError::Failed)?;
+        let received = codec::received(|buffer| {
+            let mut attempt = || match self.try_recv(lane, buffer) {
+                Ok(taken) => Some(Ok(taken)),
+                Err(Refused::Failed(e)) => Some(Err(Ended::Failed(e))),
+                Err(Refused::NotNow) => None,
+            };
+            attempt().unwrap_or_else(|| self.inner.mailbox.wait_for_item(lane, deadline, self.stop(), attempt))
+        });
+        let delivery = |(value, (news, deliveries)): (T, (News, u32))| Delivery {
+            value,
+            redelivered: news.redelivered,
+            deliveries,
         };
-        attempt().unwrap_or_else(|| self.inner.mailbox.wait_for_item(lane, deadline, stop, attempt))
+        received.map(delivery).map_err(|e| self.not_got(e))
+    }
+
+    /// Takes the oldest message, one that was given back before others, and says how often it was handed out.
+    fn try_recv(&self, lane: Lane, buffer: &mut Vec<u8>) -> Result<(News, u32), Refused> {
+        if let Some(again) = self.inner.leases.as_ref().and_then(|leases| leases.try_get_again(buffer)) {
+            return again;
+        }
+        let news = self.inner.mailbox.try_recv(lane, buffer)?;
+        let deliveries = 1 + u32::from(news.redelivered);
+        Ok((news, deliveries))
     }
 }
 
