@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use contender::{CONTENDERS, Contender};
 use place::{Class, Placement, Probe};
-use play::{Game, Pair};
+use play::Game;
 
 /// Compares round trips and streams of 56 B messages, and of 1 MiB.
 #[derive(Parser)]
@@ -36,30 +36,32 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 /// A contender in one game, and its rounds so far: nanoseconds a message.
 struct Entry {
     contender: &'static Contender,
-    pair: Box<dyn Pair>,
     batch: u64,
     near: Vec<f64>,
     far: Vec<f64>,
 }
 
 impl Entry {
-    /// Starts both sides and finds out how many messages make a round.
-    fn start(contender: &'static Contender, game: Game, cpus: [usize; 2], round: Duration) -> Self {
+    /// Finds out how many messages make a round.
+    fn new(contender: &'static Contender, game: Game, cpus: [usize; 2], round: Duration) -> Self {
         let mut pair = (contender.start)(game, cpus);
         let mut batch = 1;
-        while pair.run(game, batch) < round / 4 {
+        while pair.run(game, batch) < round / 2 {
             batch *= 2;
         }
-        Self { contender, pair, batch: batch * 2, near: Vec::new(), far: Vec::new() }
+        Self { contender, batch, near: Vec::new(), far: Vec::new() }
     }
 
-    fn round(&mut self, game: Game, probe: &mut Probe) {
+    /// One round. Both sides are there for its length only: some never sleep, and would be in the way of the others.
+    fn round(&mut self, game: Game, cpus: [usize; 2], probe: &mut Probe) {
+        let mut pair = (self.contender.start)(game, cpus);
+        pair.run(game, self.batch / 4 + 1);
         let before = probe.look();
-        let time = self.pair.run(game, self.batch);
-        let class = probe.look();
-        if class == before {
+        let time = pair.run(game, self.batch);
+        drop(pair);
+        if probe.look() == before {
             let each = time.as_nanos() as f64 / self.batch as f64;
-            if class == Class::Near { self.near.push(each) } else { self.far.push(each) }
+            if before == Class::Near { self.near.push(each) } else { self.far.push(each) }
         }
     }
 }
@@ -85,10 +87,10 @@ fn main() {
             place::pin(cpus[0]);
             let mut probe = Probe::start(placement);
             let mut entries: Vec<_> =
-                contenders.into_iter().map(|contender| Entry::start(contender, game, cpus, round)).collect();
+                contenders.into_iter().map(|contender| Entry::new(contender, game, cpus, round)).collect();
             for _ in 0..options.rounds {
                 for entry in &mut entries {
-                    entry.round(game, &mut probe);
+                    entry.round(game, cpus, &mut probe);
                 }
             }
             println!("{} / {} (ns a message; rounds)", game.name(), placement.name());

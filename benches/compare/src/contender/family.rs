@@ -1,5 +1,6 @@
 //! kinfolk's own, between two processes.
 
+use kinfolk::channel::spsc;
 use kinfolk::{Process, Queue};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -96,4 +97,42 @@ pub fn loan(game: Game, [_, there]: [usize; 2]) -> Box<dyn Pair> {
     let here = Queues::new();
     let peer = Process::spawn(other, (Loans(here.turned()), large(game), there)).expect("start the other side");
     Running::new(Loans(here), Peer::Process(peer), game)
+}
+
+/// A ring for one producer and one consumer each way.
+#[derive(Serialize, Deserialize)]
+struct Slots<const SPINS: bool> {
+    out: spsc::Producer<Small>,
+    inward: spsc::Consumer<Small>,
+}
+
+impl<const SPINS: bool> Port for Slots<SPINS> {
+    #[inline]
+    fn send(&mut self, message: Small) {
+        if SPINS { self.out.push_spin(message) } else { self.out.push(message) }.expect("push");
+    }
+
+    #[inline]
+    fn recv(&mut self) -> Small {
+        if SPINS { self.inward.pop_spin() } else { self.inward.pop() }.expect("pop")
+    }
+}
+
+fn start_slots<const SPINS: bool>(game: Game, there: usize) -> Box<dyn Pair> {
+    fn other<const SPINS: bool>((port, large, cpu): Args<Slots<SPINS>>) {
+        answer(port, large, cpu);
+    }
+    let (out, its_in) = spsc::channel(1024).expect("make a ring");
+    let (its_out, inward) = spsc::channel(1024).expect("make a ring");
+    let args = (Slots::<SPINS> { out: its_out, inward: its_in }, large(game), there);
+    let peer = Process::spawn(other, args).expect("start the other side");
+    Running::new(Slots::<SPINS> { out, inward }, Peer::Process(peer), game)
+}
+
+pub fn spsc(game: Game, [_, there]: [usize; 2]) -> Box<dyn Pair> {
+    start_slots::<true>(game, there)
+}
+
+pub fn spsc_waiting(game: Game, [_, there]: [usize; 2]) -> Box<dyn Pair> {
+    start_slots::<false>(game, there)
 }

@@ -36,6 +36,8 @@ const COPIED: &[Game] = &[Game::RoundTrip, Game::Stream, Game::Large];
 pub const CONTENDERS: &[Contender] = &[
     Contender { name: "flag in the line (threads)", spins: true, games: SMALL, start: limit::start },
     Contender { name: "kinfolk Queue (processes)", spins: false, games: COPIED, start: family::queue },
+    Contender { name: "kinfolk spsc, polled (processes)", spins: true, games: SMALL, start: family::spsc },
+    Contender { name: "kinfolk spsc (processes)", spins: false, games: SMALL, start: family::spsc_waiting },
     Contender {
         name: "kinfolk loan (processes)",
         spins: false,
