@@ -194,6 +194,11 @@ fn models_a_sleeper_without_the_fence_is_noticed() {
 }
 
 #[test]
+fn models_a_sleeper_that_trusts_a_bit_without_proof_is_noticed() {
+    assert!(with_broken("wait: trust the bit unproven", || committers_and_sleepers(2)));
+}
+
+#[test]
 fn models_clearing_the_bit_without_waking_all_is_noticed() {
     assert!(with_broken("wait: clear the bit without waking all", || committers_and_sleepers(2)));
 }

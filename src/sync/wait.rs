@@ -1,7 +1,7 @@
 //! Waiting: spin while it can pay, let others run, then sleep; and waking, without a system call unless somebody sleeps.
 //!
 //! # The word
-//! `sequence:31 | sleepers:1`. A waiter reads the word, sets the bit, looks once more and sleeps on the value it saw.
+//! `sequence:30 | proven:1 | sleepers:1`. A waiter reads the word, sets the bit, looks once more and sleeps on the value it saw.
 //! Whoever commits looks at the bit after the commit; if it is set, the sequence moves on and one sleeper is woken.
 //! The bit stays set while the kernel finds sleepers. When it finds none the bit is cleared and *then* all are woken:
 //! somebody who queued between the two calls must not sleep on a word without the bit. So neither a sleeper's death
@@ -11,8 +11,13 @@
 //! Dekker's pattern: the committer publishes, then reads the bit; the waiter sets the bit, then reads what was
 //! published. Each side needs store-load order ([`Fences`]). A commit that is a read-modify-write has it ([`Swapped`]). For
 //! one that is a store, in an asymmetric segment, the committer has a compiler fence and the waiter runs
-//! [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use `fence(SeqCst)`. If the committer's load comes before the waiter's fence in the single order of fences, its publish
-//! does too, and the waiter sees it; if it comes after, it sees the bit.
+//! [`membarrier::heavy`], a full fence on every CPU that runs a participant; otherwise both use `fence(SeqCst)`. If the
+//! committer's load comes before the waiter's fence in the single order of fences, its publish does too, and the waiter
+//! sees it; if it comes after, it sees the bit.
+//!
+//! The heavy fence costs a microsecond, so it is paid once: whoever has run it marks the bit as proven, unless the word has
+//! changed, and whoever clears the bit clears that mark with it. A waiter that finds the mark knows that a fence lies
+//! between the setting of the bit and its own look: a committer that did not see the bit published before that fence.
 //!
 //! # How long to spin
 //! A spin can pay only if the peer runs on another CPU. Yielding pays if it waits for this one. Each handle keeps a
@@ -31,7 +36,9 @@ use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::{cpu, futex, membarrier};
 
 pub(super) const SLEEPERS: u32 = 1;
-const STEP: u32 = 2;
+/// A fence was run since the sleepers' bit was set.
+const PROVEN: u32 = 2;
+const STEP: u32 = 4;
 
 /// How long a spin lasts at most: about what waking another CPU costs.
 const SPIN_NS: u64 = 20_000;
@@ -47,7 +54,7 @@ const CREDIT_MAX: u32 = 16;
 const CREDIT_WIN: u32 = 2;
 /// After how many times the cost of its last failure a method without credit is tried again: twice as many each time, up
 /// to a second, until its credit is full again. So what is hopeless costs 0.1 % in the end.
-const REST: u32 = 64;
+const REST: u32 = 8;
 const REST_MAX: u32 = 1024;
 const REST_NS: u64 = 1_000_000_000;
 
@@ -132,7 +139,10 @@ impl WaitBlock {
         // Release: a waiter that reads the new sequence sees what was committed before it.
         let word = self.word.fetch_add(STEP, Ordering::Release).wrapping_add(STEP);
         if futex::wake(&self.word, 1) == 0
-            && self.word.compare_exchange(word, word & !SLEEPERS, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .word
+                .compare_exchange(word, word & !(SLEEPERS | PROVEN), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
             && !broken("wait: clear the bit without waking all")
         {
             futex::wake_all(&self.word);
@@ -153,10 +163,10 @@ impl WaitBlock {
         self.word.fetch_add(STEP, Ordering::Release);
         if broken("wait: wake all before clearing the bit") {
             futex::wake_all(&self.word);
-            self.word.fetch_and(!SLEEPERS, Ordering::Relaxed);
+            self.word.fetch_and(!(SLEEPERS | PROVEN), Ordering::Relaxed);
             return;
         }
-        self.word.fetch_and(!SLEEPERS, Ordering::Relaxed);
+        self.word.fetch_and(!(SLEEPERS | PROVEN), Ordering::Relaxed);
         futex::wake_all(&self.word);
     }
 
@@ -169,11 +179,21 @@ impl WaitBlock {
 
     /// Announces a sleeper; the value to sleep on. What is waited for must be looked at again after this.
     fn announce(&self, fences: &impl Fences) -> u32 {
-        let word = self.mark();
-        if !broken("wait: sleep without the fence") {
-            fences.sleeper();
+        let before = self.word.fetch_or(SLEEPERS, Ordering::Acquire);
+        let word = before | SLEEPERS;
+        let trusted = if broken("wait: trust the bit unproven") { SLEEPERS } else { PROVEN };
+        if before & trusted != 0 {
+            // Acquire above matches the Release below: the fence comes before our look.
+            return word;
         }
-        word
+        if broken("wait: sleep without the fence") {
+            return word;
+        }
+        fences.sleeper();
+        match self.word.compare_exchange(word, word | PROVEN, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => word | PROVEN,
+            Err(_) => word,
+        }
     }
 
     /// The first half of announcing a sleeper; [`before_looking`] is the second.
