@@ -16,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64 as Private, Ordering as PrivateOrdering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::Inner;
 use super::layout::{LANE_BYTES, LaneBlock, ROW_BYTES, RowBlock};
@@ -23,9 +24,12 @@ use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, NOBODY, Peers};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sys::clock::now_ns;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::{cpu, memfd};
+
+/// How long the lock of a child that was reaped may outlive it.
+const REAP_PATIENCE: Duration = Duration::from_millis(10);
 
 const ROW_FREE: u64 = 0;
 const ROW_ACTIVE: u64 = 1;
@@ -247,8 +251,16 @@ impl Inner {
         if by_itself {
             let _ = block.state.compare_exchange(state.0, state.0 | LEAVING, AcqRel, Relaxed);
         }
-        // The kernel drops the lock before it lets the parent reap; a recoverer may be at work beside us.
-        self.recover_row(row);
+        // The kernel drops the lock before it lets the parent reap, unless somebody looks into the dead process's memory at
+        // that moment, as a process monitor does that reads its command line: then the lock goes when the look is over. A
+        // recoverer may be at work beside us, too: then the row changes when it is done.
+        let patience = Deadline::after(REAP_PATIENCE);
+        while !self.recover_row(row) && self.row_state(row).generation() == state.generation() && !patience.passed() {
+            if !self.row_state(row).is_active() {
+                return;
+            }
+            cpu::yield_now();
+        }
     }
 
     /// Marks a row's losses as counted.
