@@ -272,3 +272,16 @@ fn every_task_is_done_although_workers_are_killed_all_the_time() {
     assert!(again <= KILLS, "{again} tasks were done again");
     survivor.kill().unwrap();
 }
+
+#[test]
+fn a_queue_of_tasks_is_waited_for_as_others_are() {
+    let queue = JoinableQueue::<u32>::new(0).unwrap();
+    let is_ready = || kinfolk::channel::wait(&[&queue], Some(Duration::ZERO)).unwrap() == [0];
+    assert!(!is_ready());
+    queue.put(1).unwrap();
+    assert!(is_ready());
+    assert_eq!(queue.get().unwrap(), 1);
+    // Taken and not done: there is nothing to get.
+    assert!(!is_ready());
+    queue.task_done().unwrap();
+}

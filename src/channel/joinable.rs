@@ -18,7 +18,7 @@ use super::queue::{Delivery, QUEUE, Queue};
 use super::queue_builder::QueueBuilder;
 use super::stats::QueueStats;
 use crate::error::Error;
-use crate::segment::{Object, ObjectId, Segment, type_hash};
+use crate::segment::{Object, ObjectId, Segment, Source, Waitable, sealed, type_hash};
 use crate::sys::clock::Deadline;
 
 /// Tasks that may be open at once, unless the builder says otherwise.
@@ -374,6 +374,14 @@ impl<T> JoinableQueue<T> {
         self.queue.inner.object.id()
     }
 }
+
+impl<T> sealed::Sealed for JoinableQueue<T> {
+    fn source(&self) -> Source<'_> {
+        sealed::Sealed::source(&self.queue)
+    }
+}
+
+impl<T> Waitable for JoinableQueue<T> {}
 
 impl<T> Clone for JoinableQueue<T> {
     fn clone(&self) -> Self {

@@ -446,7 +446,7 @@ impl<'a> Records<'a> {
     }
 
     /// Publishes the head, and says whether it is worth waking a producer that sleeps for room: a quarter of the ring is free,
-    /// or all of it.
+    /// or all of it. What the reader has stepped over must have been acknowledged.
     #[cold]
     pub fn offer_room(&self, reader: &mut Reader) -> bool {
         if reader.published != reader.head {
