@@ -10,6 +10,8 @@ use support::random::Random;
 use support::watchdog;
 
 const KILLS: u32 = 200;
+/// As long as none of them has hit what is to be hit, there are more, up to so many times as many.
+const PATIENCE: u32 = 10;
 /// Survivors go on within this time after a death.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -47,7 +49,10 @@ fn a_producer_killed_in_put_loses_at_most_the_item_in_hand() {
     let mut random = Random::new(7);
     let segment = Segment::family().unwrap();
     let mut vanished = 0;
-    for round in 0..KILLS {
+    for round in 0..PATIENCE * KILLS {
+        if round >= KILLS && vanished > 0 {
+            break;
+        }
         let queue = Queue::builder().bytes(64 << 10).build().unwrap();
         let progress = Mutex::new(0u64).unwrap();
         fn producer((queue, progress, seed): (Queue<Vec<u8>>, Mutex<u64>, u64)) {
@@ -107,7 +112,10 @@ fn a_consumer_killed_in_get_loses_at_most_the_item_it_had_taken() {
     let mut random = Random::new(11);
     let segment = Segment::family().unwrap();
     let mut marked = 0;
-    for _ in 0..KILLS {
+    for round in 0..PATIENCE * KILLS {
+        if round >= KILLS && marked > 0 {
+            break;
+        }
         let queue = Queue::builder().bytes(128 << 10).build().unwrap();
         let taken = Queue::<u64>::new(0).unwrap();
         fn consumer((queue, taken): (Queue<Vec<u8>>, Queue<u64>)) {
@@ -180,7 +188,10 @@ fn a_producer_killed_in_put_does_not_hold_up_what_others_go_on_putting() {
     let survivor = Process::builder().daemon(true).spawn(producer, (queue.clone(), 1)).unwrap();
     let segment = Segment::family().unwrap();
     let before = segment.stats().vanished;
-    for _ in 0..60 {
+    for round in 0..PATIENCE * 60 {
+        if round >= 60 && segment.stats().vanished > before {
+            break;
+        }
         let victim = Process::spawn(producer, (queue.clone(), 2)).unwrap();
         while from(&queue.get().unwrap()) != 2 {}
         let until = Instant::now() + Duration::from_nanos(random.below(300_000));

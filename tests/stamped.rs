@@ -255,7 +255,7 @@ fn a_producer_killed_at_any_moment_costs_at_most_what_it_was_pushing() {
         for number in 0.. {
             let mut loan = producer.loan().unwrap();
             // In the loan: that is where most kills shall hit.
-            loan.write(&message(from, number));
+            (0..50).for_each(|_| loan.write(&message(from, number)));
             loan.commit();
         }
     }
@@ -304,7 +304,7 @@ fn a_consumer_killed_at_any_moment_loses_at_most_what_it_had_popped() {
         loop {
             let peek = ring.peek().unwrap();
             // While it is held: that is where most kills shall hit.
-            let number = parts(peek.get().unwrap()).1;
+            let number = (0..50).map(|_| parts(peek.get().unwrap()).1).max().unwrap();
             peek.release().unwrap();
             popped.push(number).unwrap();
         }
@@ -354,7 +354,7 @@ fn the_one_consumer_is_followed_by_another_who_gets_what_it_had_not_finished() {
         let (mut consumer, mut popped) = (ring.consumer().unwrap(), popped.producer().unwrap());
         loop {
             let peek = consumer.peek().unwrap();
-            let number = parts(peek.get().unwrap()).1;
+            let number = (0..50).map(|_| parts(peek.get().unwrap()).1).max().unwrap();
             popped.push(number).unwrap();
             peek.release().unwrap();
         }
