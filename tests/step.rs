@@ -18,7 +18,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 mod leases;
 
 /// More instructions than any operation here has.
-const MOST_STEPS: u32 = 1 << 16;
+const MOST_STEPS: u32 = 1 << 18;
 const SOON: Duration = Duration::from_secs(5);
 
 /// What became of a victim that was stepped `k` instructions into its operation.
