@@ -1,6 +1,7 @@
 //! Multiprocessing over shared memory.
 
 pub mod channel;
+mod codec;
 mod error;
 pub mod future;
 pub mod process;

@@ -13,11 +13,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sync", &["error", "sys"]),
     ("ring", &["error", "sys"]),
     ("segment", &["error", "sys", "sync", "ring"]),
-    ("channel", &["error", "sys", "sync", "ring", "segment"]),
-    ("shared", &["error", "sys", "sync", "ring", "segment"]),
-    ("process", &["error", "sys", "sync", "ring", "segment", "channel", "shared"]),
-    ("future", &["error", "sys", "sync", "ring", "segment", "channel", "shared", "process"]),
-    ("pool", &["error", "sys", "sync", "ring", "segment", "channel", "shared", "process"]),
+    ("codec", &["error", "segment"]),
+    ("channel", &["error", "sys", "sync", "ring", "segment", "codec"]),
+    ("shared", &["error", "sys", "sync", "ring", "segment", "codec"]),
+    ("process", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared"]),
+    ("future", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared", "process"]),
+    ("pool", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared", "process"]),
 ];
 
 /// Files outside `src/sys/` that contain `unsafe`, and what for.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec;
 use super::error::GetError;
 use super::lease_table::{LeaseTable, Ticket, Unleased};
 use super::mailbox::{Ended, Refused};
 use super::queue::{Delivery, Queue};
+use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::sync::Lane;
 use crate::sys::clock::Deadline;

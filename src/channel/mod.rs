@@ -3,7 +3,6 @@
 //! for many. And waiting for many of them at once: [`wait`](wait()).
 
 pub mod bytes;
-mod codec;
 mod end;
 mod error;
 mod fd;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::codec;
 use super::error::{RecvError, SendError};
 use super::layout;
 use super::mailbox::{Ended, Mailbox, News, Refused};
 use super::one_way::{Never, ONE_WAY, is_one_way};
 use super::plain::Target;
 use super::record::Handle;
+use crate::codec;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Losses, Object, Segment, View, into_message, refuse, type_hash};
 use crate::sync::Lane;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::codec;
 use super::error::{GetError, PutError};
 use super::lease_layout;
 use super::lease_table::LeaseTable;
 use super::mailbox::{Ended, Mailbox, News, Refused};
 use super::record::Handle;
+use crate::codec;
 use crate::error::Error;
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment, into_message, type_hash};
 use crate::sync::Lane;

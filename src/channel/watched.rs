@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec;
 use super::pipe::{self, Connection};
 use super::queue::{self, Queue};
+use crate::codec;
 use crate::error::Error;
 use crate::segment::{Doorbell, Object, Source, Waitable, Waited, Watched, sealed};
 

@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// Runs `f` with a buffer that keeps its memory between calls. A call inside `f` gets a fresh one.
-pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut buffer = SCRATCH.take();
     buffer.clear();
     let result = f(&mut buffer);
@@ -30,7 +30,7 @@ pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 
 /// The bytes of a value that is its own encoding: a `Vec<u8>`, for which postcard would go byte by byte.
 #[inline]
-pub(super) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     (value as &dyn Any).downcast_ref::<Vec<u8>>().map(Vec::as_slice)
 }
 
@@ -59,7 +59,7 @@ impl Flavor for Append<'_> {
 
 /// Encodes into `buffer`.
 #[inline]
-pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
+pub(crate) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
     postcard::serialize_with_flavor(value, Append(buffer)).map_err(|e| {
         let codec = || Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string());
         take_refusal().filter(|_| e == postcard::Error::SerdeSerCustom).unwrap_or_else(codec)
@@ -67,7 +67,7 @@ pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<()
 }
 
 /// Gives `f` the bytes of a value's encoding, and the handles in it.
-pub(super) fn measure<T: Serialize + 'static, R>(value: &T, f: impl FnOnce(usize, usize) -> R) -> Result<R, Error> {
+pub(crate) fn measure<T: Serialize + 'static, R>(value: &T, f: impl FnOnce(usize, usize) -> R) -> Result<R, Error> {
     if let Some(bytes) = as_bytes(value) {
         return Ok(f(bytes.len(), 0));
     }
@@ -78,7 +78,7 @@ pub(super) fn measure<T: Serialize + 'static, R>(value: &T, f: impl FnOnce(usize
 }
 
 /// Decodes a whole message.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let fail =
         |message: String| Error::new(ErrorKind::Codec, format!("decode {}", std::any::type_name::<T>()), message);
     match postcard::take_from_bytes(bytes) {
@@ -93,20 +93,20 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 
 /// Whether `T` is its own encoding.
 #[inline]
-pub(super) fn is_bytes<T: 'static>() -> bool {
+pub(crate) fn is_bytes<T: 'static>() -> bool {
     std::any::TypeId::of::<T>() == std::any::TypeId::of::<Vec<u8>>()
 }
 
 /// The value whose encoding is `bytes` itself.
 #[inline]
-pub(super) fn from_bytes<T: 'static>(bytes: Vec<u8>) -> Option<T> {
+pub(crate) fn from_bytes<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     let mut slot = Some(bytes);
     (&mut slot as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take)
 }
 
 /// Receives bytes with `recv` and decodes them; with them comes what `recv` says. `Err(Err(_))` if they are no `T`.
 #[inline]
-pub(super) fn received<T, N, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<N, E>) -> Result<(T, N), Result<E, Error>>
+pub(crate) fn received<T, N, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<N, E>) -> Result<(T, N), Result<E, Error>>
 where
     T: DeserializeOwned + 'static,
 {
