@@ -8,6 +8,8 @@ pub mod process;
 pub mod ring;
 pub mod segment;
 pub mod shared;
+#[allow(dead_code, unused_imports, reason = "the containers come on top")]
+mod store;
 pub mod sync;
 mod sys;
 

@@ -12,13 +12,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["error"]),
     ("sync", &["error", "sys"]),
     ("ring", &["error", "sys"]),
-    ("segment", &["error", "sys", "sync", "ring"]),
+    ("store", &["error", "sys", "sync"]),
+    ("segment", &["error", "sys", "sync", "ring", "store"]),
     ("codec", &["error", "segment"]),
-    ("channel", &["error", "sys", "sync", "ring", "segment", "codec"]),
-    ("shared", &["error", "sys", "sync", "ring", "segment", "codec"]),
-    ("process", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared"]),
-    ("future", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared", "process"]),
-    ("pool", &["error", "sys", "sync", "ring", "segment", "codec", "channel", "shared", "process"]),
+    ("channel", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
+    ("shared", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
+    ("process", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared"]),
+    ("future", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),
+    ("pool", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),
 ];
 
 /// Files outside `src/sys/` that contain `unsafe`, and what for.

@@ -310,6 +310,11 @@ impl Inner {
         self.turn(run, (OWNED, lane), (LIVE, 0));
     }
 
+    /// Whatever state the run is in and whoever's it is, but for a free one -> LIVE.
+    pub(crate) fn run_stays(&self, run: Run) {
+        self.change(run, run.word(LIVE, 0));
+    }
+
     /// Changes the word of a run that is not free, whatever its state; false if it was given back already.
     fn change(&self, run: Run, to: u64) -> bool {
         let entry = self.page_entry(run.page);

@@ -1,6 +1,7 @@
 //! Where everything lies in a segment: the blocks, and the geometry that follows from three numbers.
 
 use crate::error::{Error, ErrorKind};
+use crate::store::HAZARDS;
 use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, WaitBlock};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -22,7 +23,7 @@ pub const HEADER_BYTES: usize = 4096;
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KINFOLK\n");
 /// Version of the format: changes when the meaning of a byte changes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A type that may be looked at in place in shared memory.
 ///
@@ -48,6 +49,10 @@ unsafe impl Block for EventBlock {}
 unsafe impl Block for BarrierBlock {}
 // SAFETY: repr(C), one 32-bit atomic.
 unsafe impl Block for OnceBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for crate::store::HeapBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for crate::store::ShardBlock {}
 // SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 // SAFETY: repr(C), 32-bit atomics.
@@ -110,8 +115,8 @@ pub struct HeaderBlock {
     pub redelivered: AtomicU64,
     /// No long run of free pages begins below this one (a hint).
     pub long_hint: AtomicU32,
-    /// Spare.
-    pub reserved: AtomicU32,
+    /// The highest lane that was ever taken.
+    pub lanes_high: AtomicU32,
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for HeaderBlock {}
@@ -158,8 +163,10 @@ pub struct LaneBlock {
     pub owner: AtomicU32,
     /// CPU on which it waited last, plus 1 (a hint for those who wait for it).
     pub cpu: AtomicU32,
-    /// Spare; hazards come here.
-    pub reserved: [AtomicU64; 15],
+    /// Spare.
+    pub reserved: [AtomicU64; 7],
+    /// Places that the thread reads at this moment, which must stay as they are. In a cache line of their own.
+    pub hazards: [AtomicU64; HAZARDS],
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for LaneBlock {}
@@ -232,6 +239,9 @@ pub fn layout_hash() -> u64 {
         size_of::<RowBlock>(),
         offset_of!(RowBlock, died_generation),
         size_of::<LaneBlock>(),
+        offset_of!(LaneBlock, hazards),
+        size_of::<crate::store::HeapBlock>(),
+        size_of::<crate::store::ShardBlock>(),
         size_of::<PageBlock>(),
         size_of::<ObjectBlock>(),
         offset_of!(ObjectBlock, openers),

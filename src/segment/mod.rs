@@ -20,6 +20,7 @@ mod process_lane;
 mod reactor;
 mod recover;
 mod shm;
+mod storage;
 mod waitable;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,6 +46,8 @@ pub(crate) use reactor::{Listener, Taking};
 pub use recover::{Death, Losses};
 pub(crate) use recover::{KINDS, Kind, NameHandle};
 pub use shm::ShmSlice;
+#[allow(unused_imports, reason = "the containers come on top")]
+pub(crate) use storage::{Storage, page_of};
 pub use waitable::Waitable;
 pub(crate) use waitable::{Source, Waited, Watched, sealed};
 
@@ -72,6 +75,8 @@ pub(crate) struct Inner {
     geometry: Geometry,
     id: u128,
     asymmetric: bool,
+    /// As far as this process has noticed.
+    memory_end: std::sync::atomic::AtomicU64,
     row: Private,
     process_lane: process_lane::ProcessLane,
     pinned: Mutex<Option<PinnedLock>>,
@@ -273,6 +278,7 @@ impl Segment {
             geometry,
             id,
             asymmetric,
+            memory_end: Default::default(),
             row: Private::new(0),
             process_lane: Default::default(),
             pinned: Mutex::new(None),

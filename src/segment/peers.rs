@@ -22,8 +22,8 @@ use super::Inner;
 use super::layout::{LANE_BYTES, LaneBlock, ROW_BYTES, RowBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, NOBODY, Peers};
-use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::{cpu, memfd};
@@ -319,6 +319,7 @@ impl Inner {
             let word = &self.lane_block(lane).owner;
             if word.load(Relaxed) == 0 && word.compare_exchange(0, owner, AcqRel, Relaxed).is_ok() {
                 self.lane_block(lane).cpu.store(cpu::current().wrapping_add(1), Relaxed);
+                raise(&self.header().lanes_high, lane.into());
                 return Ok(lane);
             }
         }
@@ -368,6 +369,17 @@ impl Inner {
         self.register("forked")?;
         self.reopen_objects();
         Ok(())
+    }
+}
+
+/// Makes the word at least `value`. Whoever names a hazard in a lane has been here before, and runs a fence after that.
+fn raise(word: &AtomicU32, value: u32) {
+    let mut seen = word.load(Relaxed);
+    while seen < value {
+        match word.compare_exchange(seen, value, AcqRel, Relaxed) {
+            Ok(_) => break,
+            Err(now) => seen = now,
+        }
     }
 }
 

@@ -174,6 +174,7 @@ impl Inner {
         }
         // R7
         for lane in &lanes {
+            self.lane_block(*lane).hazards.iter().for_each(|hazard| hazard.store(0, Relaxed));
             self.lane_block(*lane).owner.store(0, Release);
         }
         // R8

@@ -67,6 +67,27 @@ pub unsafe fn read_shared(from: *const u8, to: *mut u8, bytes: usize) {
     }
 }
 
+/// Whether the shared bytes at `from` are these.
+///
+/// # Safety
+/// `bytes.len()` bytes from `from` are mapped.
+#[inline]
+pub unsafe fn equals_shared(from: *const u8, bytes: &[u8]) -> bool {
+    let words = if from.addr() % 8 == 0 { bytes.len() / 8 } else { 0 };
+    for k in 0..words {
+        // SAFETY: k * 8 + 8 <= bytes.len(), so both sides are inside; the shared side is aligned, see above.
+        let same = unsafe {
+            (*from.add(k * 8).cast::<AtomicU64>()).load(Relaxed)
+                == bytes.as_ptr().add(k * 8).cast::<u64>().read_unaligned()
+        };
+        if !same {
+            return false;
+        }
+    }
+    // SAFETY: k < bytes.len().
+    (words * 8..bytes.len()).all(|k| unsafe { (*from.add(k).cast::<AtomicU8>()).load(Relaxed) == bytes[k] })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
