@@ -25,7 +25,7 @@ use super::collect::Named;
 use super::memory::Memory;
 use crate::error::Error;
 use crate::sync::Lane;
-use crate::sys::atomic::Ordering::{Relaxed, Release, SeqCst};
+use crate::sys::atomic::Ordering::{self, Relaxed, Release};
 use crate::sys::atomic::{AtomicU64, broken, fence};
 
 /// Lists of free blocks: one for each size that is handed out.
@@ -354,7 +354,7 @@ impl<'a, M: Memory> Heap<'a, M> {
             if directories {
                 self.memory.heavy_fence();
             }
-            fence(SeqCst);
+            fence(Ordering::SeqCst);
         }
         self.memory.for_each_hazard(&mut |at| named.add(at));
         named

@@ -30,7 +30,7 @@ use super::heap::{Heap, HeapBlock, RUN, flags_of};
 use super::memory::{HAZARDS, LOOKING, Memory, READING};
 use crate::error::Error;
 use crate::sync::{Lane, MutexBlock, TimedOut, WaitBlock};
-use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sys::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU64, broken, fence};
 use crate::sys::clock::Deadline;
 
@@ -217,9 +217,9 @@ impl<'a, M: Memory> Shard<'a, M> {
     #[inline]
     fn light_fence(&self) {
         if self.memory.asymmetric() {
-            core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+            core::sync::atomic::compiler_fence(Ordering::SeqCst);
         } else {
-            fence(SeqCst);
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -234,7 +234,7 @@ impl<'a, M: Memory> Shard<'a, M> {
     ) -> Result<Option<Entry<'a, M>>, Error> {
         hazards[READING].store(place_of(word), Relaxed);
         if !broken("table: read an entry without a fence") {
-            fence(SeqCst);
+            fence(Ordering::SeqCst);
         }
         if slot.load(Acquire) != word || self.block.table.load(Acquire) != table.at {
             return Ok(None);
