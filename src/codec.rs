@@ -28,6 +28,27 @@ pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
+/// Gives `f` the encoding of a key, which equal keys have in common. No handle can be part of it.
+#[inline]
+pub(crate) fn with_key<K: Serialize + 'static, R>(
+    key: &K,
+    f: impl FnOnce(&[u8]) -> Result<R, Error>,
+) -> Result<R, Error> {
+    thread_local! {
+        static KEY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    if let Some(bytes) = as_bytes(key) {
+        return f(bytes);
+    }
+    let mut buffer = KEY.take();
+    buffer.clear();
+    let result = encode(key, &mut buffer).and_then(|()| f(&buffer));
+    if buffer.capacity() <= KEEP_BYTES {
+        KEY.set(buffer);
+    }
+    result
+}
+
 /// The bytes of a value that is its own encoding: a `Vec<u8>`, for which postcard would go byte by byte.
 #[inline]
 pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {

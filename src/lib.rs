@@ -8,7 +8,6 @@ pub mod process;
 pub mod ring;
 pub mod segment;
 pub mod shared;
-#[allow(dead_code, unused_imports, reason = "the containers come on top")]
 mod store;
 pub mod sync;
 mod sys;
@@ -25,8 +24,9 @@ pub use future::tokio;
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{
-    Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, Lock, LockError, Mutex, MutexGuard, Once,
-    OverRelease, Permit, Previous, RLock, RLockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, WaitError,
+    Barrier, BarrierError, BoundedSemaphore, ByteDict, Condvar, DeadHolder, Dict, Event, Lock, LockError, Mutex,
+    MutexGuard, Once, OverRelease, Permit, Previous, RLock, RLockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Semaphore, WaitError,
 };
 #[cfg(feature = "raw-sync")]
 pub use shared::{RawLock, RawSyncGuard, RawSyncLock};

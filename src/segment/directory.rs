@@ -331,10 +331,7 @@ impl Inner {
             let _ = (kind.handles)(&view, &mut |found, _| carried.push(found));
         }
         // This object carries nothing any more: only a LIVE one does.
-        for found in carried.into_iter().filter(|found| found.index < self.object_count()) {
-            self.tell_departure(found);
-            self.reap_entry(found);
-        }
+        self.uncarry(carried);
         let mut runs = Vec::new();
         self.for_each_run(&mut |run, _, owner| {
             if owner == id.word() {
@@ -343,6 +340,14 @@ impl Inner {
         });
         runs.into_iter().for_each(|run| self.free(run));
         self.entry(id.index).state.store(word(id.generation, 0, FREE), crate::sys::atomic::Ordering::Release);
+    }
+
+    /// What carried these handles does so no more: objects that nobody else has are given up.
+    pub(crate) fn uncarry(&self, handles: impl IntoIterator<Item = ObjectId>) {
+        for found in handles.into_iter().filter(|found| found.index < self.object_count()) {
+            self.tell_departure(found);
+            self.reap_entry(found);
+        }
     }
 
     /// Makes the object's users look who is left.

@@ -53,6 +53,10 @@ unsafe impl Block for OnceBlock {}
 unsafe impl Block for crate::store::HeapBlock {}
 // SAFETY: repr(C), atomics of fixed width.
 unsafe impl Block for crate::store::ShardBlock {}
+// SAFETY: repr(C), such blocks and atomics of fixed width.
+unsafe impl Block for crate::store::CellBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for crate::store::DictBlock {}
 // SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 // SAFETY: repr(C), 32-bit atomics.
@@ -241,7 +245,8 @@ pub fn layout_hash() -> u64 {
         size_of::<LaneBlock>(),
         offset_of!(LaneBlock, hazards),
         size_of::<crate::store::HeapBlock>(),
-        size_of::<crate::store::ShardBlock>(),
+        size_of::<crate::store::CellBlock>(),
+        size_of::<crate::store::DictBlock>(),
         size_of::<PageBlock>(),
         size_of::<ObjectBlock>(),
         offset_of!(ObjectBlock, openers),

@@ -7,8 +7,9 @@ use super::directory::{ObjectId, Standing};
 use super::layout::{Block, ObjectBlock, fnv1a};
 use super::recover::{Kind, kind};
 use super::shm::ShmSlice;
-use super::{Inner, Segment};
+use super::{Inner, Segment, Storage};
 use crate::error::Error;
+use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -16,6 +17,8 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     segment: &'a Inner,
+    /// No object's while it is made.
+    id: ObjectId,
     offset: usize,
     bytes: usize,
 }
@@ -25,6 +28,21 @@ impl<'a> View<'a> {
     #[allow(clippy::len_without_is_empty, reason = "no object is empty")]
     pub fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// The memory of the object and of its runs, as a store sees it.
+    pub fn storage(&self) -> Storage<'a> {
+        Storage::new(self.segment, self.id)
+    }
+
+    /// Where the object's memory begins in the segment.
+    pub fn place(&self) -> u64 {
+        self.offset as u64
+    }
+
+    /// A lane of the calling thread, if it can have one.
+    pub fn lane(&self) -> Option<Lane> {
+        self.segment.lane().ok()
     }
 
     /// The block at `offset` of the object.
@@ -74,7 +92,7 @@ impl Inner {
         if bytes < kind.least {
             return None;
         }
-        Some((kind, View { segment: self, offset, bytes }))
+        Some((kind, View { segment: self, id, offset, bytes }))
     }
 }
 
@@ -132,7 +150,8 @@ impl Object {
     ) -> Result<Vec<Self>, Error> {
         let inner = segment.inner();
         let lane = inner.lane()?;
-        let mut view_init = |offset: usize| init(&View { segment: inner, offset, bytes });
+        let unborn = ObjectId { index: u32::MAX, generation: 0 };
+        let mut view_init = |offset: usize| init(&View { segment: inner, id: unborn, offset, bytes });
         let id = inner.create_entry(lane, kind, type_hash, bytes, roles, &mut view_init)?;
         let (offset, _) = inner.entry_memory(id)?;
         let mut table = inner.opened();
@@ -192,8 +211,8 @@ impl Object {
 
     #[inline]
     pub fn view(&self) -> View<'_> {
-        let Opened { segment, offset, bytes, .. } = &*self.0;
-        View { segment, offset: *offset, bytes: *bytes }
+        let Opened { segment, id, offset, bytes, .. } = &*self.0;
+        View { segment, id: *id, offset: *offset, bytes: *bytes }
     }
 
     /// The directory entry.
@@ -205,6 +224,11 @@ impl Object {
     /// Bytes of its memory.
     pub fn len(&self) -> usize {
         self.0.bytes
+    }
+
+    /// Where its memory begins in the segment.
+    pub fn place(&self) -> u64 {
+        self.0.offset as u64
     }
 
     /// The 32-bit word at `offset`.

@@ -2,6 +2,7 @@
 
 mod barrier;
 mod condvar;
+mod dict;
 mod error;
 mod event;
 mod mutex;
@@ -15,6 +16,7 @@ mod semaphore;
 pub use crate::sync::Previous;
 pub use barrier::{Barrier, BarrierError};
 pub use condvar::{Condvar, WaitGuard};
+pub use dict::{ByteDict, Dict};
 pub use error::WaitError;
 pub use event::Event;
 pub use mutex::{Lock, LockError, Mutex, MutexGuard};

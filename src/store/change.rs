@@ -133,6 +133,14 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         Ok(None)
     }
 
+    /// Gives `f` every entry.
+    ///
+    /// # Errors
+    /// `Corrupt`, or what `f` says.
+    pub fn for_each(&self, f: &mut dyn FnMut(Entry<'a, M>) -> Result<(), Error>) -> Result<(), Error> {
+        self.shard.for_each_unnamed(f)
+    }
+
     /// The entry there.
     ///
     /// # Errors
@@ -189,15 +197,12 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     /// # Errors
     /// `OutOfSpace`, `Corrupt`: then nothing has changed.
     #[inline]
-    pub fn replace(&mut self, spot: Spot, draft: Draft<'_>) -> Result<(), Error> {
+    pub fn replace(&mut self, spot: Spot, draft: Draft<'_, M>) -> Result<(), Error> {
         let Shard { memory, heap, .. } = self.shard;
         let (old, number) = (place_of(spot.word), self.entry(spot)?.number());
-        let at = match self.alloc(draft.bytes()) {
-            Ok(at) => at,
-            Err(e) => return self.refuse(draft, e),
-        };
+        let at = self.alloc(draft.bytes())?;
         let version = self.begin();
-        draft.write(*memory, at, version)?;
+        draft.write(at, version)?;
         heap.tag(at, draft.flags(), number)?;
         let slot = spot.table.slot(*memory, spot.slot)?;
         if broken("table: retire before the slot is stored") {
@@ -205,7 +210,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         }
         // The commit.
         slot.store(spot.word >> 40 << 40 | at / 8, Release);
-        self.keep(&draft);
+        draft.keep();
         self.end(version);
         if broken("table: retire before the slot is stored") {
             return Ok(());
@@ -213,33 +218,17 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         heap.retire(old, false)
     }
 
-    #[inline]
-    fn keep(&self, draft: &Draft<'_>) {
-        if draft.run() != 0 {
-            self.shard.memory.keep_run(draft.run());
-        }
-    }
-
-    #[cold]
-    fn refuse(&self, draft: Draft<'_>, error: Error) -> Result<(), Error> {
-        draft.cancel(self.shard.memory);
-        Err(error)
-    }
-
     /// Puts an entry in for a key that has none. `number` is greater than that of all others.
     ///
     /// # Errors
     /// `OutOfSpace`, `Corrupt`: then nothing has changed.
     #[inline]
-    pub fn insert(&mut self, hash: u64, draft: Draft<'_>, number: u64, hash_of: Hash<'_>) -> Result<(), Error> {
-        let placed = self.room(hash_of).and_then(|table| Ok((self.alloc(draft.bytes())?, table)));
-        let (at, table) = match placed {
-            Ok(placed) => placed,
-            Err(e) => return self.refuse(draft, e),
-        };
+    pub fn insert(&mut self, hash: u64, draft: Draft<'_, M>, number: u64, hash_of: Hash<'_>) -> Result<(), Error> {
+        let table = self.room(hash_of)?;
+        let at = self.alloc(draft.bytes())?;
         let Shard { memory, block, heap } = self.shard;
         let version = self.begin();
-        draft.write(*memory, at, version)?;
+        draft.write(at, version)?;
         heap.tag(at, draft.flags(), number)?;
         let mut k = table.first_slot(hash);
         for _ in 0..table.slots {
@@ -252,7 +241,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
                 block.len.store(block.len.load(Relaxed) + 1, Relaxed);
                 // The commit.
                 slot.store(slot_word(hash, at), Release);
-                self.keep(&draft);
+                draft.keep();
                 self.end(version);
                 return Ok(());
             }

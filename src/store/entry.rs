@@ -83,6 +83,11 @@ impl<'a, M: Memory> Entry<'a, M> {
         self.memory.read(self.value.0, self.value.1, to)
     }
 
+    /// Whether its value is these bytes.
+    pub fn has_value(&self, value: &[u8]) -> Result<bool, Error> {
+        Ok(self.value.1 == value.len() as u64 && self.memory.equals(self.value.0, value)?)
+    }
+
     #[inline]
     pub(super) fn has_key(&self, key: &[u8]) -> Result<bool, Error> {
         Ok(self.key.1 == key.len() as u64 && self.memory.equals(self.key.0, key)?)
@@ -90,23 +95,33 @@ impl<'a, M: Memory> Entry<'a, M> {
 }
 
 /// A key and a value about to be set: what is long is in shared memory already.
-pub struct Draft<'a> {
+pub struct Draft<'a, M: Memory> {
+    memory: &'a M,
     key: &'a [u8],
     value: &'a [u8],
     marked: bool,
     run: Option<Piece>,
 }
 
-impl<'a> Draft<'a> {
-    /// Prepares an entry. What is too long for a block is copied now, before any lock is taken.
+impl<M: Memory> Drop for Draft<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(run) = self.run {
+            self.memory.give_run(run.name);
+        }
+    }
+}
+
+impl<'a, M: Memory> Draft<'a, M> {
+    /// Prepares an entry. What is too long for a block is copied now, before any lock is taken; it is given back on drop.
     ///
     /// # Errors
     /// `OutOfSpace`; `InvalidInput` if key or value are longer than can be.
     #[inline]
-    pub fn new<M: Memory>(memory: &M, lane: Lane, key: &'a [u8], value: &'a [u8], marked: bool) -> Result<Self, Error> {
-        let mut draft = Self { key, value, marked, run: None };
+    pub fn new(memory: &'a M, lane: Lane, key: &'a [u8], value: &'a [u8], marked: bool) -> Result<Self, Error> {
+        let mut draft = Self { memory, key, value, marked, run: None };
         if draft.block_bytes() > MAX_BLOCK {
-            draft.run = Some(draft.write_run(memory, lane)?);
+            draft.run = Some(draft.write_run(lane)?);
         }
         Ok(draft)
     }
@@ -127,16 +142,16 @@ impl<'a> Draft<'a> {
     }
 
     #[cold]
-    fn write_run<M: Memory>(&self, memory: &M, lane: Lane) -> Result<Piece, Error> {
+    fn write_run(&self, lane: Lane) -> Result<Piece, Error> {
         for (what, len, most) in [("key", self.key.len(), MAX_KEY), ("value", self.value.len(), MAX_VALUE)] {
             if len as u64 > most {
                 let message = format!("{len} B, at most {most} B");
                 return Err(Error::new(ErrorKind::InvalidInput, format!("set {what}"), message));
             }
         }
-        let run = memory.take_run(lane, self.padded_key() + self.value.len() as u64)?;
-        memory.write(run.at, self.key)?;
-        memory.write(run.at + self.padded_key(), self.value)?;
+        let run = self.memory.take_run(lane, self.padded_key() + self.value.len() as u64)?;
+        self.memory.write(run.at, self.key)?;
+        self.memory.write(run.at + self.padded_key(), self.value)?;
         Ok(run)
     }
 
@@ -150,22 +165,18 @@ impl<'a> Draft<'a> {
         self.key
     }
 
-    /// The name of its run; 0 if it has none.
+    /// The table names it now: its run stays.
     #[inline]
-    pub(super) fn run(&self) -> u64 {
-        self.run.map_or(0, |run| run.name)
-    }
-
-    /// Gives back what was prepared.
-    pub fn cancel<M: Memory>(self, memory: &M) {
-        if let Some(run) = self.run {
-            memory.give_run(run.name);
+    pub(super) fn keep(mut self) {
+        if let Some(run) = self.run.take() {
+            self.memory.keep_run(run.name);
         }
     }
 
     /// Writes it into its block, but for the first word.
     #[inline]
-    pub(super) fn write<M: Memory>(&self, memory: &M, at: u64, version: u64) -> Result<(), Error> {
+    pub(super) fn write(&self, at: u64, version: u64) -> Result<(), Error> {
+        let memory = self.memory;
         memory.word(at + 16)?.store(version, Relaxed);
         match self.run {
             None => {

@@ -70,6 +70,8 @@ pub struct HeapBlock {
     pub lists: [AtomicU64; LISTS],
     /// Retired blocks.
     pub retired: [AtomicU64; RETIRED],
+    /// Spare.
+    pub spare: [AtomicU64; 3],
 }
 
 /// A heap: its words, and the blocks in the memory that came with them.

@@ -10,8 +10,8 @@ mod heap;
 mod memory;
 mod table;
 
-pub use change::{Changing, Hash, Spot};
-pub use entry::{Draft, Entry, MARKED, MAX_KEY, MAX_VALUE};
-pub use heap::{Heap, HeapBlock, MAX_BLOCK};
-pub use memory::{HAZARDS, LOOKING, Memory, Piece, READING};
-pub use table::{Shard, ShardBlock};
+pub use change::{Changing, Spot};
+pub use entry::{Draft, Entry};
+pub use heap::HeapBlock;
+pub use memory::{HAZARDS, Memory, Piece};
+pub use table::{CellBlock, DictBlock, Shard, ShardBlock};

@@ -69,6 +69,41 @@ pub struct ShardBlock {
     pub reserved: [AtomicU64; 7],
 }
 
+/// Bytes of the blocks that lie beside a shard's words.
+const FIRST_BYTES: usize = 1216;
+
+/// A shard with all that it needs while it is small, in shared memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct CellBlock {
+    /// The shard.
+    pub shard: ShardBlock,
+    /// Its heap.
+    pub heap: HeapBlock,
+    /// The heap's first blocks.
+    pub first: [AtomicU64; FIRST_BYTES / 8],
+}
+
+/// The words of a dictionary, in shared memory. Its shards follow.
+#[repr(C)]
+#[derive(Debug)]
+pub struct DictBlock {
+    /// Number of shards.
+    pub shards: AtomicU64,
+    /// What the hash begins with.
+    pub seed: AtomicU64,
+    /// The hash of nothing, by which others see that they hash alike.
+    pub check: AtomicU64,
+    /// 1 if a marked entry was ever put in.
+    pub marked: AtomicU64,
+    /// Spare.
+    pub spare: [AtomicU64; 4],
+    /// Number of the next entry. Apart from the words above, which do not change.
+    pub next: AtomicU64,
+    /// Spare.
+    pub reserved: [AtomicU64; 7],
+}
+
 /// A shard: its words, and the memory in which its entries are.
 pub struct Shard<'a, M> {
     pub(super) memory: &'a M,
@@ -179,6 +214,12 @@ impl<'a, M: Memory> Shard<'a, M> {
     /// Counts the changes so far, twice each; odd while one is made.
     pub fn changes(&self) -> u64 {
         self.block.changes.load(Acquire)
+    }
+
+    /// Whether nothing has changed since it was at `changes`: what was read in between is one state.
+    pub fn is_at(&self, changes: u64) -> bool {
+        fence(Acquire);
+        self.block.changes.load(Relaxed) == changes
     }
 
     pub(super) fn corrupt(&self, field: &str, found: u64, wanted: &str) -> Error {
