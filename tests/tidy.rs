@@ -39,6 +39,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/segment/mod.rs", "turns checked offsets into references to atomics"),
     ("src/segment/pinned.rs", "keeps such references beside the handle that keeps them valid"),
     ("src/segment/shm.rs", "copies to and from shared bytes"),
+    ("src/segment/storage.rs", "turns checked places into references to atomics, and copies to and from them"),
     ("src/shared/raw_lock.rs", "hands on the promise that a pthread mutex in the segment is one"),
     ("src/sync/models.rs", "cells that loom watches"),
     ("src/sync/models/barrier.rs", "cells that loom watches"),

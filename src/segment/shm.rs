@@ -123,27 +123,6 @@ impl<'a> ShmSlice<'a> {
         }
     }
 
-    /// Appends all bytes.
-    #[inline]
-    pub fn append_to(&self, to: &mut Vec<u8>) {
-        to.reserve(self.len);
-        // SAFETY: the vector has room for them, and all are written before they count.
-        unsafe {
-            copy::read_shared(self.base, to.as_mut_ptr().add(to.len()), self.len);
-            to.set_len(to.len() + self.len);
-        }
-    }
-
-    /// Whether the first bytes are these.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[inline]
-    pub fn equals(&self, bytes: &[u8]) -> bool {
-        // SAFETY: mapped by construction; `at` checked the range.
-        unsafe { copy::equals_shared(self.at(0, bytes.len()), bytes) }
-    }
-
     /// The value at the start, copied out and then checked; `None` if its bytes are none of `T`.
     ///
     /// # Panics

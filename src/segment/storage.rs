@@ -1,5 +1,7 @@
 //! The memory of a segment as stores see it: places are offsets in the segment, runs belong to an object.
 
+use std::sync::atomic::Ordering::Relaxed as Noted;
+
 use super::directory::ObjectId;
 use super::layout::PAGE;
 use super::object::Object;
@@ -9,20 +11,24 @@ use crate::store::{HAZARDS, Memory, Piece};
 use crate::sync::{Lane, Peers};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::Acquire;
-use crate::sys::membarrier;
+use crate::sys::{copy, membarrier};
 
 /// The memory of one object and of all runs that it takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Storage<'a> {
     segment: &'a Inner,
     owner: u64,
+    /// Where the memory begins that this one knows to be committed, and how much it is.
+    from: u64,
+    bytes: u64,
 }
 
 impl<'a> Storage<'a> {
     /// Runs are taken for `object`, which its kind's functions have to name.
     #[inline]
     pub fn new(segment: &'a Inner, object: ObjectId) -> Self {
-        Self { segment, owner: object.word() }
+        let from = segment.geometry.pages_at;
+        Self { segment, owner: object.word(), from, bytes: segment.memory_end.load(Noted).saturating_sub(from) }
     }
 
     /// As [`new`](Self::new), for an open object.
@@ -35,6 +41,26 @@ impl<'a> Storage<'a> {
     fn run(&self, name: u64) -> Option<Run> {
         let page = (name as u32).checked_sub(1)?;
         self.segment.check_run(page, (name >> 32) as u32, self.owner)
+    }
+}
+
+impl Storage<'_> {
+    /// Address of `bytes` bytes at `at`, if there is committed memory.
+    #[inline]
+    fn place(&self, at: u64, bytes: u64) -> Result<*mut u8, Error> {
+        let inside = at.wrapping_sub(self.from);
+        if (inside > self.bytes || bytes > self.bytes - inside) && !self.has_memory(at, bytes) {
+            return Err(nowhere(at, bytes));
+        }
+        // SAFETY: inside the mapping: committed memory never ends beyond it.
+        Ok(unsafe { self.segment.map.base().add(at as usize) })
+    }
+
+    /// As `place` looks, after another look at how much is committed.
+    #[cold]
+    fn has_memory(&self, at: u64, bytes: u64) -> bool {
+        let end = self.segment.look_at_memory_end();
+        at >= self.from && at <= end && bytes <= end - at
     }
 }
 
@@ -65,36 +91,46 @@ impl Peers for Storage<'_> {
 impl Memory for Storage<'_> {
     #[inline]
     fn word(&self, at: u64) -> Result<&AtomicU64, Error> {
-        if at % 8 != 0 || !self.segment.has_memory(at, 8) {
-            return Err(nowhere(at, 8));
+        self.words::<1>(at).map(|[word]| word)
+    }
+
+    #[inline]
+    fn words<const N: usize>(&self, at: u64) -> Result<&[AtomicU64; N], Error> {
+        let place = self.place(at, 8 * N as u64)?;
+        if at % 8 != 0 {
+            return Err(nowhere(at, 8 * N as u64));
         }
-        Ok(self.segment.block(at as usize))
+        // SAFETY: `place` checked that so many bytes are mapped, for as long as the segment is borrowed; the base is aligned
+        // to a page and the offset to a word. Any bytes and any concurrent change are fine for atomics.
+        Ok(unsafe { &*place.cast::<[AtomicU64; N]>() })
     }
 
     #[inline]
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
-        if !self.segment.has_memory(at, bytes.len() as u64) {
-            return Err(nowhere(at, bytes.len() as u64));
-        }
-        self.segment.slice(at as usize, bytes.len()).write(0, bytes);
+        let place = self.place(at, bytes.len() as u64)?;
+        // SAFETY: `place` checked that so many bytes are mapped.
+        unsafe { copy::write_shared(place, bytes) };
         Ok(())
     }
 
     #[inline]
     fn read(&self, at: u64, len: u64, to: &mut Vec<u8>) -> Result<(), Error> {
-        if !self.segment.has_memory(at, len) {
-            return Err(nowhere(at, len));
+        let (place, len) = (self.place(at, len)?, len as usize);
+        to.reserve(len);
+        // SAFETY: `place` checked that so many bytes are mapped; the vector has room for them, and all are written before
+        // they count.
+        unsafe {
+            copy::read_shared(place, to.as_mut_ptr().add(to.len()), len);
+            to.set_len(to.len() + len);
         }
-        self.segment.slice(at as usize, len as usize).append_to(to);
         Ok(())
     }
 
     #[inline]
     fn equals(&self, at: u64, bytes: &[u8]) -> Result<bool, Error> {
-        if !self.segment.has_memory(at, bytes.len() as u64) {
-            return Err(nowhere(at, bytes.len() as u64));
-        }
-        Ok(self.segment.slice(at as usize, bytes.len()).equals(bytes))
+        let place = self.place(at, bytes.len() as u64)?;
+        // SAFETY: `place` checked that so many bytes are mapped.
+        Ok(unsafe { copy::equals_shared(place, bytes) })
     }
 
     fn take_run(&self, lane: Lane, bytes: u64) -> Result<Piece, Error> {
@@ -158,18 +194,10 @@ fn nowhere(at: u64, bytes: u64) -> Error {
 }
 
 impl Inner {
-    /// Whether there are `bytes` bytes at `at` in pages whose memory is committed.
-    #[inline]
-    fn has_memory(&self, at: u64, bytes: u64) -> bool {
-        let inside = |end: u64| at >= self.geometry.pages_at && at <= end && bytes <= end - at;
-        inside(self.memory_end.load(std::sync::atomic::Ordering::Relaxed)) || inside(self.look_at_memory_end())
-    }
-
     /// Where committed memory ends; noted, since the header's line changes often.
-    #[cold]
     fn look_at_memory_end(&self) -> u64 {
         let end = self.geometry.pages_at + u64::from(self.committed_pages()) * PAGE as u64;
-        self.memory_end.store(end, std::sync::atomic::Ordering::Relaxed);
+        self.memory_end.store(end, Noted);
         end
     }
 }

@@ -1,15 +1,15 @@
 //! A shard that is locked: how it is changed, and put in order after a death.
 
 use super::entry::{Draft, Entry};
-use super::heap::{MAX_BLOCK, RUN};
+use super::heap::{Block, MAX_BLOCK, RUN};
 use super::memory::Memory;
 use super::table::{
-    EMPTY, LEAST_SLOTS, MOST_SLOTS, NO_SLOT, SLOTS_AT, Shard, TOMB, Table, is_entry, limit, place_of, slot_word, tag_of,
+    EMPTY, LEAST_SLOTS, MOST_SLOTS, SLOTS_AT, Shard, TOMB, Table, is_entry, limit, place_of, slot_word, tag_of,
 };
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, Locked};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
-use crate::sys::atomic::broken;
+use crate::sys::atomic::{AtomicU64, broken};
 
 /// A shard whose lock is held; it is given back on drop.
 pub struct Changing<'s, 'a, M: Memory> {
@@ -19,11 +19,11 @@ pub struct Changing<'s, 'a, M: Memory> {
     changed: bool,
 }
 
-/// Where an entry was found: good as long as the lock is held and nothing is inserted.
-#[derive(Clone, Copy, Debug)]
-pub struct Spot {
-    table: Table,
-    slot: u64,
+/// Where an entry was found, and the entry: good as long as the lock is held and nothing is inserted.
+pub struct Spot<'a, M> {
+    /// The entry.
+    pub entry: Entry<'a, M>,
+    slot: &'a AtomicU64,
     word: u64,
 }
 
@@ -116,17 +116,21 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     /// # Errors
     /// `Corrupt`.
     #[inline]
-    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Spot>, Error> {
+    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Spot<'a, M>>, Error> {
         let Some(table) = self.table()? else { return Ok(None) };
         let memory = self.shard.memory;
         let mut k = table.first_slot(hash);
         for _ in 0..table.slots {
-            let word = table.slot(memory, k)?.load(Relaxed);
+            let slot = table.slot(memory, k)?;
+            let word = slot.load(Relaxed);
             if word == EMPTY {
                 break;
             }
-            if is_entry(word) && word >> 40 == tag_of(hash) && Entry::at(memory, place_of(word))?.has_key(key)? {
-                return Ok(Some(Spot { table, slot: k, word }));
+            if is_entry(word) && word >> 40 == tag_of(hash) {
+                let entry = Entry::at(memory, place_of(word))?;
+                if entry.has_key(key)? {
+                    return Ok(Some(Spot { entry, slot, word }));
+                }
             }
             k = if k + 1 == table.slots { 0 } else { k + 1 };
         }
@@ -141,20 +145,11 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         self.shard.for_each_unnamed(f)
     }
 
-    /// The entry there.
-    ///
-    /// # Errors
-    /// `Corrupt`.
-    #[inline]
-    pub fn entry(&self, spot: Spot) -> Result<Entry<'a, M>, Error> {
-        Entry::at(self.shard.memory, place_of(spot.word))
-    }
-
     /// The entry that was inserted last.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub fn last(&self) -> Result<Option<Spot>, Error> {
+    pub fn last(&self) -> Result<Option<Spot<'a, M>>, Error> {
         let Some(table) = self.table()? else { return Ok(None) };
         let (memory, block) = (self.shard.memory, self.shard.block);
         loop {
@@ -162,11 +157,12 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
             if ordered == 0 {
                 return Ok(None);
             }
-            let slot = table.ordered(memory, ordered - 1)?;
-            if slot < table.slots {
-                let word = table.slot(memory, slot)?.load(Relaxed);
+            let k = table.ordered(memory, ordered - 1)?;
+            if k < table.slots {
+                let slot = table.slot(memory, k)?;
+                let word = slot.load(Relaxed);
                 if is_entry(word) {
-                    return Ok(Some(Spot { table, slot, word }));
+                    return Ok(Some(Spot { entry: Entry::at(memory, place_of(word))?, slot, word }));
                 }
             }
             block.ordered.store(ordered - 1, Relaxed);
@@ -188,7 +184,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     }
 
     #[inline]
-    fn alloc(&self, bytes: u64) -> Result<u64, Error> {
+    fn alloc(&self, bytes: u64) -> Result<Block, Error> {
         self.shard.heap.alloc(self.lane, bytes, &mut || self.named())
     }
 
@@ -197,25 +193,21 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     /// # Errors
     /// `OutOfSpace`, `Corrupt`: then nothing has changed.
     #[inline]
-    pub fn replace(&mut self, spot: Spot, draft: Draft<'_, M>) -> Result<(), Error> {
-        let Shard { memory, heap, .. } = self.shard;
-        let (old, number) = (place_of(spot.word), self.entry(spot)?.number());
-        let at = self.alloc(draft.bytes())?;
+    pub fn replace(&mut self, spot: Spot<'a, M>, draft: Draft<'_, M>) -> Result<(), Error> {
+        let heap = &self.shard.heap;
+        let (old, number) = (place_of(spot.word), spot.entry.number());
+        let block = self.alloc(draft.bytes())?;
         let version = self.begin();
-        draft.write(at, version)?;
-        heap.tag(at, draft.flags(), number)?;
-        let slot = spot.table.slot(*memory, spot.slot)?;
-        if broken("table: retire before the slot is stored") {
+        draft.write(block, number, version)?;
+        let early = broken("table: retire before the slot is stored");
+        if early {
             heap.retire(old, false)?;
         }
         // The commit.
-        slot.store(spot.word >> 40 << 40 | at / 8, Release);
+        spot.slot.store(spot.word >> 40 << 40 | block.at / 8, Release);
         draft.keep();
         self.end(version);
-        if broken("table: retire before the slot is stored") {
-            return Ok(());
-        }
-        heap.retire(old, false)
+        if early { Ok(()) } else { heap.retire(old, false) }
     }
 
     /// Puts an entry in for a key that has none. `number` is greater than that of all others.
@@ -225,11 +217,10 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     #[inline]
     pub fn insert(&mut self, hash: u64, draft: Draft<'_, M>, number: u64, hash_of: Hash<'_>) -> Result<(), Error> {
         let table = self.room(hash_of)?;
-        let at = self.alloc(draft.bytes())?;
+        let place = self.alloc(draft.bytes())?;
         let Shard { memory, block, heap } = self.shard;
         let version = self.begin();
-        draft.write(at, version)?;
-        heap.tag(at, draft.flags(), number)?;
+        draft.write(place, number, version)?;
         let mut k = table.first_slot(hash);
         for _ in 0..table.slots {
             let slot = table.slot(*memory, k)?;
@@ -240,7 +231,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
                 block.used.store(block.used.load(Relaxed) + 1, Relaxed);
                 block.len.store(block.len.load(Relaxed) + 1, Relaxed);
                 // The commit.
-                slot.store(slot_word(hash, at), Release);
+                slot.store(slot_word(hash, place.at), Release);
                 draft.keep();
                 self.end(version);
                 return Ok(());
@@ -248,7 +239,9 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
             k = if k + 1 == table.slots { 0 } else { k + 1 };
         }
         self.end(version);
-        heap.free(at)?;
+        heap.free(place.at)?;
+        // The run went with the block.
+        draft.keep();
         Err(self.shard.corrupt("slots", table.slots, "an empty one"))
     }
 
@@ -256,11 +249,11 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     ///
     /// # Errors
     /// `Corrupt`.
-    pub fn remove(&mut self, spot: Spot) -> Result<(), Error> {
-        let Shard { memory, block, heap } = self.shard;
+    pub fn remove(&mut self, spot: Spot<'a, M>) -> Result<(), Error> {
+        let Shard { block, heap, .. } = self.shard;
         let version = self.begin();
         // The commit.
-        spot.table.slot(*memory, spot.slot)?.store(TOMB, Release);
+        spot.slot.store(TOMB, Release);
         block.len.store(block.len.load(Relaxed).saturating_sub(1), Relaxed);
         self.end(version);
         heap.retire(place_of(spot.word), false)
@@ -343,7 +336,8 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         let Shard { memory, heap, .. } = self.shard;
         let bytes = Table::bytes(slots);
         let is_long = SLOTS_AT + bytes > MAX_BLOCK;
-        let at = self.alloc(if is_long { SLOTS_AT } else { SLOTS_AT + bytes })?;
+        let block = self.alloc(if is_long { SLOTS_AT } else { SLOTS_AT + bytes })?;
+        let at = block.at;
         let (run, slots_at) = if is_long {
             match memory.take_run(self.lane, bytes) {
                 Ok(run) => (run.name, run.at),
@@ -355,10 +349,11 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         } else {
             (0, at + SLOTS_AT)
         };
-        memory.word(at + 8)?.store(run, Relaxed);
-        memory.word(at + 16)?.store(slots, Relaxed);
-        memory.word(at + 24)?.store(slots_at, Relaxed);
-        heap.tag(at, if is_long { RUN } else { 0 }, NO_SLOT)?;
+        let words = memory.words::<4>(at)?;
+        for (word, value) in words[1..].iter().zip([run, slots, slots_at]) {
+            word.store(value, Relaxed);
+        }
+        words[0].store(block.header(if is_long { RUN } else { 0 }, 0), Relaxed);
         let mut done = 0;
         while done < bytes {
             let part = (bytes - done).min(ZEROS.len() as u64);

@@ -79,7 +79,7 @@ impl<M: Memory> Heap<'_, M> {
     fn sweep(&self, sums: &mut Sums, from: u64, to: u64) -> Result<Option<u64>, Error> {
         let (mut at, mut end) = (from, None);
         while at < to {
-            let (word, header) = self.header(at)?;
+            let (words, header) = self.header(at)?;
             let size = size_of_block(header);
             if size > to - at {
                 return Err(self.corrupt("block", size, "a size within its run"));
@@ -90,14 +90,14 @@ impl<M: Memory> Heap<'_, M> {
                 end = Some(at + size);
                 sums.used += size;
                 if is_named && flags_of(header) & RUN != 0 {
-                    self.memory.keep_run(self.memory.word(at + 8)?.load(Relaxed));
+                    self.memory.keep_run(words[1].load(Relaxed));
                 }
                 if !is_named {
                     self.retire_again(sums, at);
                 }
             } else if flags_of(header) & RUN != 0 {
-                self.give_run_of(at, header)?;
-                word.store(size / 8, Relaxed);
+                self.give_run_of(words, header);
+                words[0].store(size / 8, Relaxed);
             }
             at += size;
         }

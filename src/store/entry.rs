@@ -5,7 +5,7 @@
 //! or, with flag RUN: name of the run, version, value:40 | key:24, place of the key
 //! ```
 
-use super::heap::{MAX_BLOCK, RUN, flags_of};
+use super::heap::{Block, MAX_BLOCK, RUN, flags_of};
 use super::memory::{Memory, Piece};
 use crate::error::{Error, ErrorKind};
 use crate::sync::Lane;
@@ -28,6 +28,7 @@ pub struct Entry<'a, M> {
     memory: &'a M,
     pub(super) at: u64,
     header: u64,
+    version: u64,
     key: (u64, u64),
     value: (u64, u64),
 }
@@ -35,20 +36,17 @@ pub struct Entry<'a, M> {
 impl<'a, M: Memory> Entry<'a, M> {
     #[inline]
     pub(super) fn at(memory: &'a M, at: u64) -> Result<Self, Error> {
-        let header = memory.word(at)?.load(Relaxed);
+        let [header, second, version] = memory.words::<3>(at)?;
+        let (header, version) = (header.load(Relaxed), version.load(Relaxed));
         let (lengths, key_at) = if flags_of(header) & RUN == 0 {
-            (memory.word(at + 8)?.load(Relaxed), at + KEY_AT)
+            (second.load(Relaxed), at + KEY_AT)
         } else {
-            (memory.word(at + 24)?.load(Relaxed), memory.word(at + 32)?.load(Relaxed))
+            let [lengths, key_at] = memory.words::<2>(at + KEY_AT)?;
+            (lengths.load(Relaxed), key_at.load(Relaxed))
         };
         let (key, value) = (lengths & MAX_KEY, lengths >> 24);
-        Ok(Self {
-            memory,
-            at,
-            header,
-            key: (key_at, key),
-            value: (key_at.wrapping_add(key.next_multiple_of(8)), value),
-        })
+        let value_at = key_at.wrapping_add(key.next_multiple_of(8));
+        Ok(Self { memory, at, header, version, key: (key_at, key), value: (value_at, value) })
     }
 
     /// Its number: greater than that of each entry that was inserted before it.
@@ -62,8 +60,9 @@ impl<'a, M: Memory> Entry<'a, M> {
     }
 
     /// Tells it from every other entry that the shard ever had.
-    pub fn version(&self) -> Result<u64, Error> {
-        Ok(self.memory.word(self.at + 16)?.load(Relaxed))
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Where its value is, and how many bytes it has.
@@ -173,27 +172,31 @@ impl<'a, M: Memory> Draft<'a, M> {
         }
     }
 
-    /// Writes it into its block, but for the first word.
+    /// Writes it into its block.
     #[inline]
-    pub(super) fn write(&self, at: u64, version: u64) -> Result<(), Error> {
-        let memory = self.memory;
-        memory.word(at + 16)?.store(version, Relaxed);
+    pub(super) fn write(&self, block: Block, number: u64, version: u64) -> Result<(), Error> {
+        let (memory, at) = (self.memory, block.at);
+        let [header, second, third] = memory.words::<3>(at)?;
+        third.store(version, Relaxed);
         match self.run {
             None => {
-                memory.word(at + 8)?.store(self.lengths(), Relaxed);
+                second.store(self.lengths(), Relaxed);
                 memory.write(at + KEY_AT, self.key)?;
-                memory.write(at + KEY_AT + self.padded_key(), self.value)
+                memory.write(at + KEY_AT + self.padded_key(), self.value)?;
             }
             Some(run) => {
-                memory.word(at + 8)?.store(run.name, Relaxed);
-                memory.word(at + 24)?.store(self.lengths(), Relaxed);
-                memory.word(at + 32)?.store(run.at, Relaxed);
-                Ok(())
+                second.store(run.name, Relaxed);
+                let [lengths, key_at] = memory.words::<2>(at + KEY_AT)?;
+                lengths.store(self.lengths(), Relaxed);
+                key_at.store(run.at, Relaxed);
             }
         }
+        // Last: from here on a run goes with the block.
+        header.store(block.header(self.flags(), number), Relaxed);
+        Ok(())
     }
 
-    pub(super) fn flags(&self) -> u64 {
+    fn flags(&self) -> u64 {
         (if self.run.is_some() { RUN } else { 0 }) | if self.marked { MARKED } else { 0 }
     }
 }

@@ -74,6 +74,22 @@ pub struct HeapBlock {
     pub spare: [AtomicU64; 3],
 }
 
+/// A block that is not free any more. Its first word says how long it is, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Where it is.
+    pub at: u64,
+    size: u64,
+}
+
+impl Block {
+    /// Its first word, with flags, and with a number of the store's.
+    #[inline]
+    pub fn header(self, flags: u64, tag: u64) -> u64 {
+        self.size / 8 | (flags & 0xf) << 12 | tag << 16
+    }
+}
+
 /// A heap: its words, and the blocks in the memory that came with them.
 pub struct Heap<'a, M> {
     pub(super) memory: &'a M,
@@ -138,22 +154,26 @@ impl<'a, M: Memory> Heap<'a, M> {
         Error::corrupt("heap", field, found, wanted)
     }
 
-    pub(super) fn header(&self, at: u64) -> Result<(&AtomicU64, u64), Error> {
-        let word = self.memory.word(at)?;
-        let header = word.load(Relaxed);
+    /// The first two words of a block, and the value of the first.
+    #[inline]
+    pub(super) fn header(&self, at: u64) -> Result<(&'a [AtomicU64; 2], u64), Error> {
+        let words = self.memory.words::<2>(at)?;
+        let header = words[0].load(Relaxed);
         if size_of_block(header) < LEAST_BLOCK {
             return Err(self.corrupt("block", header, "a size of at least 16 B"));
         }
-        Ok((word, header))
+        Ok((words, header))
     }
 
-    fn push(&self, at: u64, size: u64) -> Result<(), Error> {
+    /// Makes a free block of `size` bytes of these words, which are at `at`.
+    #[inline]
+    fn push(&self, words: &[AtomicU64; 2], at: u64, size: u64) {
+        words[0].store(size / 8, Relaxed);
         let list = list_of(size);
         let head = &self.block.lists[list];
-        self.memory.word(at + 8)?.store(head.load(Relaxed), Relaxed);
+        words[1].store(head.load(Relaxed), Relaxed);
         head.store(at, Relaxed);
         self.block.filled.store(self.block.filled.load(Relaxed) | 1 << list, Relaxed);
-        Ok(())
     }
 
     /// Makes free blocks of the memory between two places. The last is made first, so that the memory can be walked
@@ -168,8 +188,7 @@ impl<'a, M: Memory> Heap<'a, M> {
         while end > from {
             if size >= LEAST_BLOCK {
                 end -= size;
-                self.memory.word(end)?.store(size / 8, Relaxed);
-                self.push(end, size)?;
+                self.push(self.memory.words(end)?, end, size);
             } else if size > 0 {
                 // A single word between two blocks cannot be: every block has two, and leaves no rest so short.
                 return Err(self.corrupt("gap", size, "at least 16 B"));
@@ -184,7 +203,7 @@ impl<'a, M: Memory> Heap<'a, M> {
     /// # Errors
     /// `Corrupt`.
     #[inline]
-    pub fn try_alloc(&self, bytes: u64) -> Result<Option<u64>, Error> {
+    pub fn try_alloc(&self, bytes: u64) -> Result<Option<Block>, Error> {
         let wanted = list_for(bytes);
         let filled = self.block.filled.load(Relaxed);
         let list = (filled >> wanted << wanted).trailing_zeros() as usize;
@@ -192,25 +211,25 @@ impl<'a, M: Memory> Heap<'a, M> {
             return Ok(None);
         }
         let at = self.block.lists[list].load(Relaxed);
-        let (word, header) = self.header(at)?;
+        let (words, header) = self.header(at)?;
         let (size, need) = (size_of_block(header), list_bytes(wanted));
         if size < need {
             return Err(self.corrupt("free block", size, "as much as its list has"));
         }
-        let next = self.memory.word(at + 8)?.load(Relaxed);
+        let next = words[1].load(Relaxed);
         self.block.lists[list].store(next, Relaxed);
         if next == 0 {
             self.block.filled.store(filled & !(1 << list), Relaxed);
         }
         let mut kept = size;
         if size - need >= LEAST_REST {
-            self.memory.word(at + need)?.store((size - need) / 8, Relaxed);
-            word.store(need / 8, Relaxed);
-            self.push(at + need, size - need)?;
+            // The rest first, so that the memory can be walked at any moment.
+            self.push(self.memory.words(at + need)?, at + need, size - need);
+            words[0].store(need / 8, Relaxed);
             kept = need;
         }
         self.block.used.store(self.block.used.load(Relaxed).wrapping_add(kept), Relaxed);
-        Ok(Some(at))
+        Ok(Some(Block { at, size: kept }))
     }
 
     /// Whether so much of the heap is free, in blocks too short to be used, that collecting pays.
@@ -229,7 +248,7 @@ impl<'a, M: Memory> Heap<'a, M> {
         lane: Lane,
         bytes: u64,
         named: &mut dyn FnMut() -> Result<Vec<u64>, Error>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Block, Error> {
         match self.try_alloc(bytes)? {
             Some(at) => Ok(at),
             None => self.alloc_hard(lane, bytes, named),
@@ -242,7 +261,7 @@ impl<'a, M: Memory> Heap<'a, M> {
         lane: Lane,
         bytes: u64,
         named: &mut dyn FnMut() -> Result<Vec<u64>, Error>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Block, Error> {
         self.reclaim()?;
         if let Some(at) = self.try_alloc(bytes)? {
             return Ok(at);
@@ -275,35 +294,25 @@ impl<'a, M: Memory> Heap<'a, M> {
         Ok(())
     }
 
-    /// Writes the first word of a block: its flags, and a number of the store's.
-    #[inline]
-    pub fn tag(&self, at: u64, flags: u64, tag: u64) -> Result<(), Error> {
-        let (word, header) = self.header(at)?;
-        word.store(header & 0xfff | (flags & 0xf) << 12 | tag << 16, Relaxed);
-        Ok(())
-    }
-
     /// Frees a block that no reader can know.
     ///
     /// # Errors
     /// `Corrupt`.
     #[inline]
     pub fn free(&self, at: u64) -> Result<(), Error> {
-        let (word, header) = self.header(at)?;
-        self.give_run_of(at, header)?;
+        let (words, header) = self.header(at)?;
+        self.give_run_of(words, header);
         let size = size_of_block(header);
-        word.store(size / 8, Relaxed);
-        self.push(at, size)?;
+        self.push(words, at, size);
         self.block.used.store(self.block.used.load(Relaxed).wrapping_sub(size), Relaxed);
         Ok(())
     }
 
     #[inline]
-    pub(super) fn give_run_of(&self, at: u64, header: u64) -> Result<(), Error> {
+    pub(super) fn give_run_of(&self, words: &[AtomicU64; 2], header: u64) {
         if flags_of(header) & RUN != 0 {
-            self.memory.give_run(self.memory.word(at + 8)?.load(Relaxed));
+            self.memory.give_run(words[1].load(Relaxed));
         }
-        Ok(())
     }
 
     /// Frees a block that the store names no more, when no reader names it. `directory` if readers name it in the word for

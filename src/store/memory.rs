@@ -34,6 +34,12 @@ pub trait Memory: Peers {
     /// `Corrupt` if there is none.
     fn word(&self, at: u64) -> Result<&AtomicU64, Error>;
 
+    /// The `N` words from `at` on.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not there.
+    fn words<const N: usize>(&self, at: u64) -> Result<&[AtomicU64; N], Error>;
+
     /// Copies `bytes` to `at`, a multiple of 8.
     ///
     /// # Errors

@@ -228,8 +228,8 @@ impl<'a, M: Memory> Shard<'a, M> {
 
     #[inline]
     pub(super) fn table_at(&self, at: u64) -> Result<Table, Error> {
-        let slots = self.memory.word(at + 16)?.load(Relaxed);
-        let slots_at = self.memory.word(at + 24)?.load(Relaxed);
+        let [slots, slots_at] = self.memory.words::<2>(at + 16)?;
+        let (slots, slots_at) = (slots.load(Relaxed), slots_at.load(Relaxed));
         if slots == 0 || slots > MOST_SLOTS || slots_at % 8 != 0 {
             return Err(self.corrupt("slots", slots, "1 or more"));
         }

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Losses, Object, ObjectId, Pinned, Segment, Storage, View, page_of};
-use crate::store::{CellBlock, Changing, DictBlock, Draft, Entry, Shard, Spot};
+use crate::store::{CellBlock, Changing, DictBlock, Draft, Entry, Shard};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
@@ -307,14 +307,14 @@ impl Core {
         let mut carried = Vec::new();
         let done = self.change(&self.shard(&storage, hash), deadline, |changing| {
             let spot = changing.find(hash, key)?;
-            let (fits, seen) = self.look(changing, spot, rule, &mut old)?;
+            let (fits, seen) = look(spot.as_ref().map(|spot| &spot.entry), rule, &mut old)?;
             if !fits {
                 return Ok((false, seen));
             }
             match spot {
                 Some(spot) => {
                     if seen.is_some_and(|seen| seen.marked) {
-                        handles_of(&changing.entry(spot)?, &mut carried)?;
+                        handles_of(&spot.entry, &mut carried)?;
                     }
                     changing.replace(spot, draft)?;
                 }
@@ -342,10 +342,10 @@ impl Core {
         let storage = self.storage();
         let (done, seen) = self.change(&self.shard(&storage, hash), deadline, |changing| {
             let Some(spot) = changing.find(hash, key)? else { return Ok((false, None)) };
-            let (fits, seen) = self.look(changing, Some(spot), rule, &mut old)?;
+            let (fits, seen) = look(Some(&spot.entry), rule, &mut old)?;
             if fits {
                 if seen.is_some_and(|seen| seen.marked) {
-                    handles_of(&changing.entry(spot)?, &mut carried)?;
+                    handles_of(&spot.entry, &mut carried)?;
                 }
                 changing.remove(spot)?;
             }
@@ -372,7 +372,7 @@ impl Core {
                     return Err(self.stalled(self.cells[k].shard.lock.holder()));
                 };
                 if let Some(spot) = changing.last()? {
-                    newest = newest.max(Some((changing.entry(spot)?.number(), k)));
+                    newest = newest.max(Some((spot.entry.number(), k)));
                 }
             }
             let Some((number, k)) = newest else { return Ok(None) };
@@ -381,40 +381,17 @@ impl Core {
                 return Err(self.stalled(self.cells[k].shard.lock.holder()));
             };
             let Some(spot) = changing.last()? else { continue };
-            let entry = changing.entry(spot)?;
+            let entry = &spot.entry;
             if entry.number() != number {
                 continue;
             }
             let mut carried = Vec::new();
-            handles_of(&entry, &mut carried)?;
+            handles_of(entry, &mut carried)?;
             entry.read_key(key)?;
-            let seen = read(&entry, value)?;
+            let seen = read(entry, value)?;
             changing.remove(spot)?;
             return Ok(Some((seen, Carried(carried))));
         }
-    }
-
-    #[inline]
-    fn look(
-        &self,
-        changing: &Changing<'_, '_, Storage<'_>>,
-        spot: Option<Spot>,
-        rule: Rule<'_>,
-        old: &mut Option<&mut Vec<u8>>,
-    ) -> Result<(bool, Option<Seen>), Error> {
-        let Some(spot) = spot else { return Ok((matches!(rule, Rule::Always | Rule::Absent), None)) };
-        let entry = changing.entry(spot)?;
-        let seen = match old {
-            Some(old) => read(&entry, old)?,
-            None => Seen { marked: entry.is_marked(), version: entry.version()? },
-        };
-        let fits = match rule {
-            Rule::Always | Rule::Present => true,
-            Rule::Absent => false,
-            Rule::Version(version) => seen.version == version,
-            Rule::Equal(value) => entry.has_value(value)?,
-        };
-        Ok((fits, Some(seen)))
     }
 
     /// Takes everything out, shard by shard.
@@ -477,7 +454,28 @@ pub(super) struct Carried(Vec<(ObjectId, usize)>);
 #[inline]
 fn read(entry: &Entry<'_, Storage<'_>>, to: &mut Vec<u8>) -> Result<Seen, Error> {
     entry.read_value(to)?;
-    Ok(Seen { marked: entry.is_marked(), version: entry.version()? })
+    Ok(Seen { marked: entry.is_marked(), version: entry.version() })
+}
+
+/// Whether an entry is as `rule` says, and what there is to know of it.
+#[inline]
+fn look(
+    entry: Option<&Entry<'_, Storage<'_>>>,
+    rule: Rule<'_>,
+    old: &mut Option<&mut Vec<u8>>,
+) -> Result<(bool, Option<Seen>), Error> {
+    let Some(entry) = entry else { return Ok((matches!(rule, Rule::Always | Rule::Absent), None)) };
+    let seen = match old {
+        Some(old) => read(entry, old)?,
+        None => Seen { marked: entry.is_marked(), version: entry.version() },
+    };
+    let fits = match rule {
+        Rule::Always | Rule::Present => true,
+        Rule::Absent => false,
+        Rule::Version(version) => seen.version == version,
+        Rule::Equal(value) => entry.has_value(value)?,
+    };
+    Ok((fits, Some(seen)))
 }
 
 #[inline]
