@@ -55,6 +55,9 @@ pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     (value as &dyn Any).downcast_ref::<Vec<u8>>().map(Vec::as_slice)
 }
 
+/// A slice of so many bytes is appended one by one.
+const SHORT: usize = 10;
+
 /// Appends to a buffer, whole slices at a time.
 struct Append<'a>(&'a mut Vec<u8>);
 
@@ -69,7 +72,8 @@ impl Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        // Numbers come in a few bytes each, for which a call of memcpy costs more than the loop.
+        if bytes.len() <= SHORT { self.0.extend(bytes.iter().copied()) } else { self.0.extend_from_slice(bytes) }
         Ok(())
     }
 
