@@ -73,7 +73,11 @@ impl Flavor for Append<'_> {
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         // Numbers come in a few bytes each, for which a call of memcpy costs more than the loop.
-        if bytes.len() <= SHORT { self.0.extend(bytes.iter().copied()) } else { self.0.extend_from_slice(bytes) }
+        if bytes.len() <= SHORT {
+            self.0.extend(bytes.iter().copied())
+        } else {
+            self.0.extend_from_slice(bytes)
+        }
         Ok(())
     }
 

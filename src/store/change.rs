@@ -92,7 +92,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
                 }
             }
             if used > limit(table.slots) {
-                return Err(self.shard.corrupt("slots in use", used, "at most four in five"));
+                return Err(self.shard.corrupt("slots in use", used, "at most five in six"));
             }
             entries.sort_unstable();
             for (place, (_, slot)) in entries.iter().enumerate() {
@@ -288,8 +288,8 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     #[cold]
     fn grow(&self, old: Option<Table>, hash_of: Hash<'_>) -> Result<Table, Error> {
         let Shard { memory, block, heap } = self.shard;
-        // 55 % full, until it is 80 % full.
-        let slots = (self.shard.len() * 9 / 5 + 8).max(LEAST_SLOTS);
+        // 63 % full, until it is 83 % full.
+        let slots = (self.shard.len() * 8 / 5 + 8).max(LEAST_SLOTS);
         if slots > MOST_SLOTS {
             return Err(Error::new(ErrorKind::OutOfSpace, "grow table", format!("at most {MOST_SLOTS} slots a shard")));
         }
@@ -327,6 +327,8 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         }
         if let Some(old) = old {
             heap.retire(old.at, true)?;
+            // Now: it is as long as hundreds of entries, and nothing else may be retired for long.
+            heap.reclaim()?;
         }
         Ok(table)
     }

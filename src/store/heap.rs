@@ -29,11 +29,11 @@ use crate::sys::atomic::Ordering::{self, Relaxed, Release};
 use crate::sys::atomic::{AtomicU64, broken, fence};
 
 /// Lists of free blocks: one for each size that is handed out.
-pub const LISTS: usize = 47;
+pub const LISTS: usize = 55;
 /// Blocks that wait until no reader names them.
 pub const RETIRED: usize = 24;
 /// The largest block that is handed out; what is larger gets a run of its own.
-pub const MAX_BLOCK: u64 = 4096;
+pub const MAX_BLOCK: u64 = 16 << 10;
 
 /// The block names a run, which goes with it.
 pub const RUN: u64 = 1;
@@ -46,7 +46,7 @@ const LEAST_REST: u64 = 32;
 /// Words at the beginning of a run: the name of the next one, and how much of it is blocks.
 pub(super) const RUN_HEAD: u64 = 16;
 const LEAST_RUN: u64 = 8 << 10;
-const LARGEST_RUN: u64 = 1 << 20;
+const LARGEST_RUN: u64 = 256 << 10;
 /// Bit of an entry in the list of retired blocks: readers name it in the word for directories.
 pub(super) const DIRECTORY: u64 = 1;
 
@@ -205,21 +205,43 @@ impl<'a, M: Memory> Heap<'a, M> {
     #[inline]
     pub fn try_alloc(&self, bytes: u64) -> Result<Option<Block>, Error> {
         let wanted = list_for(bytes);
+        let need = bytes.max(LEAST_BLOCK).next_multiple_of(8);
         let filled = self.block.filled.load(Relaxed);
+        if need < list_bytes(wanted) && filled >> (wanted - 1) & 1 == 1 {
+            // Not all blocks of the list below are too short: those of the same size are there, which were freed before.
+            let at = self.block.lists[wanted - 1].load(Relaxed);
+            let (words, header) = self.header(at)?;
+            if size_of_block(header) >= need {
+                return self.take(wanted - 1, at, words, header, need);
+            }
+        }
         let list = (filled >> wanted << wanted).trailing_zeros() as usize;
         if list >= LISTS {
             return Ok(None);
         }
         let at = self.block.lists[list].load(Relaxed);
         let (words, header) = self.header(at)?;
-        let (size, need) = (size_of_block(header), list_bytes(wanted));
+        self.take(list, at, words, header, need)
+    }
+
+    /// Takes the first block of a list.
+    #[inline]
+    fn take(
+        &self,
+        list: usize,
+        at: u64,
+        words: &[AtomicU64; 2],
+        header: u64,
+        need: u64,
+    ) -> Result<Option<Block>, Error> {
+        let size = size_of_block(header);
         if size < need {
             return Err(self.corrupt("free block", size, "as much as its list has"));
         }
         let next = words[1].load(Relaxed);
         self.block.lists[list].store(next, Relaxed);
         if next == 0 {
-            self.block.filled.store(filled & !(1 << list), Relaxed);
+            self.block.filled.store(self.block.filled.load(Relaxed) & !(1 << list), Relaxed);
         }
         let mut kept = size;
         if size - need >= LEAST_REST {
@@ -282,7 +304,9 @@ impl<'a, M: Memory> Heap<'a, M> {
 
     fn grow(&self, lane: Lane, bytes: u64) -> Result<(), Error> {
         let held = self.block.held.load(Relaxed);
-        let run = self.memory.take_run(lane, (held / 8).clamp(LEAST_RUN, LARGEST_RUN).max(bytes + RUN_HEAD))?;
+        let run = self
+            .memory
+            .take_run(lane, (held / 16).clamp(LEAST_RUN, LARGEST_RUN).max(list_bytes(list_for(bytes)) + RUN_HEAD))?;
         let end = run.at + run.bytes / 8 * 8;
         self.memory.word(run.at)?.store(self.block.runs.load(Relaxed), Relaxed);
         self.memory.word(run.at + 8)?.store(end - run.at - RUN_HEAD, Relaxed);

@@ -70,7 +70,7 @@ pub struct ShardBlock {
 }
 
 /// Bytes of the blocks that lie beside a shard's words.
-const FIRST_BYTES: usize = 1216;
+const FIRST_BYTES: usize = 1152;
 
 /// A shard with all that it needs while it is small, in shared memory.
 #[repr(C)]
@@ -143,7 +143,7 @@ pub(super) fn is_entry(slot: u64) -> bool {
 /// How many slots may be in use.
 #[inline]
 pub(super) fn limit(slots: u64) -> u64 {
-    slots - slots / 5
+    slots - slots / 6
 }
 
 impl Table {
