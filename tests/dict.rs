@@ -69,3 +69,19 @@ fn processes_change_it_together() {
         assert_eq!(dict.get(&k).unwrap(), (k % 2 == 1).then_some(k * 3));
     }
 }
+
+#[test]
+fn what_is_removed_is_given_back() {
+    let segment = Segment::anonymous(256 << 20).unwrap();
+    let dict = ByteDict::new_in(&segment).unwrap();
+    let empty = segment.stats().used_bytes;
+    for _ in 0..3 {
+        (0..50_000u32).for_each(|k| dict.set(&k.to_le_bytes(), &[1; 100]).unwrap());
+        let full = segment.stats().used_bytes - empty;
+        assert!(full > 50_000 * 100, "{full} B");
+        (0..50_000u32).for_each(|k| assert!(dict.remove(&k.to_le_bytes()).unwrap()));
+        // The tables stay as they are until the next insertion.
+        let left = segment.stats().used_bytes - empty;
+        assert!(left < full / 2, "{left} of {full} B are left");
+    }
+}

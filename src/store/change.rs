@@ -256,7 +256,8 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         spot.slot.store(TOMB, Release);
         block.len.store(block.len.load(Relaxed).saturating_sub(1), Relaxed);
         self.end(version);
-        heap.retire(place_of(spot.word), false)
+        heap.retire(place_of(spot.word), false)?;
+        heap.tidy(&mut || self.named())
     }
 
     /// Takes all entries out.

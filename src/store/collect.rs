@@ -38,6 +38,7 @@ impl<M: Memory> Heap<'_, M> {
         for _ in 0..MOST_RUNS {
             let Some((run, to)) = self.run_of(link)? else {
                 block.used.store(sums.used, Relaxed);
+                block.peak.store(sums.used, Relaxed);
                 block.held.store(sums.held, Relaxed);
                 block.untidy.store(sums.untidy, Relaxed);
                 return Ok(());

@@ -70,8 +70,10 @@ pub struct HeapBlock {
     pub lists: [AtomicU64; LISTS],
     /// Retired blocks.
     pub retired: [AtomicU64; RETIRED],
+    /// The most bytes in use since it was last collected.
+    pub peak: AtomicU64,
     /// Spare.
-    pub spare: [AtomicU64; 3],
+    pub spare: [AtomicU64; 2],
 }
 
 /// A block that is not free any more. Its first word says how long it is, and nothing else.
@@ -260,6 +262,16 @@ impl<'a, M: Memory> Heap<'a, M> {
         self.block.untidy.load(Relaxed) != 0 || held > 4 * LEAST_RUN && used < held / 2
     }
 
+    /// Collects if that may give runs back: three quarters are free, and half of what was in use at the last time is.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    #[inline]
+    pub fn tidy(&self, named: &mut dyn FnMut() -> Result<Vec<u64>, Error>) -> Result<(), Error> {
+        let [used, held, peak] = [&self.block.used, &self.block.held, &self.block.peak].map(|word| word.load(Relaxed));
+        if held > 8 * LEAST_RUN && used < held / 4 && used < peak / 2 { self.collect(named()?) } else { Ok(()) }
+    }
+
     /// A block of at least `bytes` bytes, at most [`MAX_BLOCK`]. `named` gives what the store names, if it has to be known.
     ///
     /// # Errors
@@ -315,6 +327,7 @@ impl<'a, M: Memory> Heap<'a, M> {
         self.block.runs.store(run.name, Release);
         self.memory.keep_run(run.name);
         self.block.held.store(held.wrapping_add(end - run.at - RUN_HEAD), Relaxed);
+        self.block.peak.store(self.block.used.load(Relaxed), Relaxed);
         Ok(())
     }
 
