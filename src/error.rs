@@ -74,7 +74,7 @@ impl Error {
     pub(crate) fn os(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         let kind = match source.raw_os_error() {
-            Some(libc_code::ENOSPC | libc_code::ENOMEM) => ErrorKind::OutOfSpace,
+            Some(libc_code::ENOSPC | libc_code::ENOMEM | libc_code::EFBIG) => ErrorKind::OutOfSpace,
             Some(libc_code::ENOSYS | libc_code::EOPNOTSUPP) => ErrorKind::Unsupported,
             _ => ErrorKind::Os,
         };
@@ -95,6 +95,7 @@ impl Error {
 /// The few `errno` values that have a kind of their own (the same numbers on every Linux).
 mod libc_code {
     pub(super) const ENOMEM: i32 = 12;
+    pub(super) const EFBIG: i32 = 27;
     pub(super) const ENOSPC: i32 = 28;
     pub(super) const ENOSYS: i32 = 38;
     pub(super) const EOPNOTSUPP: i32 = 95;

@@ -6,7 +6,12 @@
 //! them, and what was found side by side, is told likewise.
 //!
 //! Pages and their entries are committed together, in steps. No entry beyond them is looked at: all of those pages are
-//! free, and looking could fault.
+//! free, and looking could fault. The memory of free pages may be given back to the system (`idle.rs`): they are HOLLOW
+//! from before it goes, and whoever takes them commits them anew before he says so. The entries stay committed.
+//!
+//! So no page of a run is without memory. A reader without a run of its own, which looks first and asks afterwards whether
+//! that was still what it wanted, may look at a page that is HOLLOW by then. This does no harm: it finds zeros or what
+//! was there, which it throws away, and the kernel charges the page again, until it is taken or the segment is trimmed.
 //!
 //! | state | meaning | a death of `lane` |
 //! |---|---|---|
@@ -14,14 +19,17 @@
 //! | OWNED(lane) | being filled, not yet reachable from its object | FREE if the object does not name it, else LIVE |
 //! | LIVE | reachable from its object | - |
 //! | RETIRED(lane) | being taken out of its object | LIVE if the object still names it, else FREE |
-//! | INSIDE | described by an earlier entry, or nobody's | - |
+//! | INSIDE | described by an earlier entry, or nobody's and then as HOLLOW | - |
+//! | HOLLOW | as FREE, but the memory of the `pages` may be gone | - |
 //!
 //! Only the holder of the arena lock makes runs. Anybody who owns one may free it without the lock. So the hints where to
-//! begin looking can be wrong in any way: a search begins at an entry that begins something, or at the first.
+//! begin looking can be wrong in any way: a search begins at an entry that begins something, or at the first. A holder
+//! that dies may leave such entries within free pages, so whoever has the lock next goes through all of them.
 
 use std::time::Duration;
 
 use super::Inner;
+use super::idle::Piece;
 use super::layout::{PAGE, PAGE_ENTRY_BYTES, PageBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, Locked, NOBODY, TimedOut};
@@ -30,28 +38,42 @@ use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::clock::Deadline;
 use crate::sys::memfd;
 
-const FREE: u64 = 0;
+pub(super) const FREE: u64 = 0;
 const OWNED: u64 = 1;
 const LIVE: u64 = 2;
 const RETIRED: u64 = 3;
-const INSIDE: u64 = 4;
+pub(super) const INSIDE: u64 = 4;
+pub(super) const HOLLOW: u64 = 5;
 
 /// Pages of a long run: 64 KiB.
-const LONG: u32 = (64 << 10) / PAGE as u32;
+pub(super) const LONG: u32 = (64 << 10) / PAGE as u32;
 
 /// Memory is committed in steps of this many pages (2 MiB), whose entries fill one page of the kernel.
-const COMMIT_STEP: u32 = (2 << 20) / PAGE as u32;
+pub(super) const COMMIT_STEP: u32 = (2 << 20) / PAGE as u32;
 const _: () = assert!(COMMIT_STEP as usize * PAGE_ENTRY_BYTES % 4096 == 0);
 
 /// How long the arena lock is waited for, at a time and in all. Its holder does microseconds of work.
 const LOCK_ROUND: Duration = Duration::from_millis(50);
 const LOCK_ROUNDS: u32 = 100;
 
+/// What lies side by side in the arena.
+pub(super) enum Place {
+    Free(Piece),
+    /// A run, the lane that moves it into or out of its object, and that object.
+    Used(Run, Option<Lane>, u64),
+    /// So many pages whose word is none that a correct process writes.
+    Damaged(u32),
+}
+
 /// Free pages that were found.
-struct Place {
+struct Found {
     start: u32,
     /// Free pages from there on: enough, or all up to the last that is committed.
     found: u32,
+    /// Some of them are without memory.
+    hollow: bool,
+    /// The last piece of them is.
+    hollow_end: bool,
     /// Other free pages were passed, for which the hint has to stay.
     passed: bool,
 }
@@ -73,18 +95,18 @@ impl Run {
         self.pages as usize * PAGE
     }
 
-    fn word(self, state: u64, lane: Lane) -> u64 {
+    pub(super) fn word(self, state: u64, lane: Lane) -> u64 {
         u64::from(self.generation) << 40 | u64::from(self.pages) << 14 | u64::from(lane) << 4 | state
     }
 }
 
-fn parse(page: u32, word: u64) -> (Run, u64, Lane) {
+pub(super) fn parse(page: u32, word: u64) -> (Run, u64, Lane) {
     let run = Run { page, pages: (word >> 14 & 0x3ff_ffff) as u32, generation: (word >> 40) as u32 };
     (run, word & 0xf, (word >> 4 & 0x3ff) as Lane)
 }
 
 /// Whether the page of this word is the first of a run, or of free pages. One that was never the first has word 0.
-fn begins_something(word: u64) -> bool {
+pub(super) fn begins_something(word: u64) -> bool {
     word != 0 && word & 0xf != INSIDE
 }
 
@@ -105,11 +127,11 @@ impl Inner {
         self.header().committed_pages.load(Relaxed).min(self.geometry.pages)
     }
 
-    fn page_entries(&self, page: u32, pages: u32) -> &[PageBlock] {
+    pub(super) fn page_entries(&self, page: u32, pages: u32) -> &[PageBlock] {
         self.blocks(self.geometry.page_entry_at(page), pages as usize)
     }
 
-    fn page_entry(&self, page: u32) -> &PageBlock {
+    pub(super) fn page_entry(&self, page: u32) -> &PageBlock {
         self.block(self.geometry.page_entry_at(page))
     }
 
@@ -137,8 +159,7 @@ impl Inner {
             match header.arena_lock.lock(lane, self, Deadline::after(LOCK_ROUND)) {
                 Ok(Locked::Clean) => return Ok(()),
                 Ok(Locked::OwnerDied) => {
-                    // Runs are single words, so only the hints can be wrong.
-                    self.reset_hints();
+                    self.after_death();
                     return Ok(());
                 }
                 Err(TimedOut) => {}
@@ -180,14 +201,21 @@ impl Inner {
             return Ok(None);
         }
         self.commit_pages(start + pages)?;
+        let free = place.found.min(pages);
+        let filled = if place.hollow { self.fill(start, free)? } else { 0 };
         if !place.passed {
             // Fails if somebody has freed a lower run meanwhile: then the hint is theirs.
             let _ = hint.compare_exchange(from, start + pages, Relaxed, Relaxed);
         }
-        let end = if place.found < pages { self.committed_pages() } else { start + place.found };
-        if end > start + pages {
+        let grown = place.found < pages;
+        let end = if grown { self.committed_pages() } else { start + place.found };
+        let rest = end.saturating_sub(start + pages);
+        if rest > 0 {
             // All within the last piece that was found, or new.
-            self.mark_free(start + pages, end - start - pages);
+            self.mark_free(Piece { page: start + pages, pages: rest, hollow: !grown && place.hollow_end });
+        }
+        if pages >= LONG {
+            self.count_taken(free - filled, if grown && rest >= LONG { rest } else { 0 });
         }
         let entries = self.page_entries(start, pages);
         for entry in &entries[1..] {
@@ -205,30 +233,9 @@ impl Inner {
         Ok(Some(run))
     }
 
-    /// Says that `pages` free pages from `page` on lie side by side. Under the arena lock.
-    fn mark_free(&self, page: u32, pages: u32) {
-        let head = &self.page_entry(page).head;
-        let generation = parse(page, head.load(Relaxed)).0.generation;
-        head.store(Run { page, pages, generation }.word(FREE, 0), Relaxed);
-    }
-
-    /// Makes one of the pieces in the `pages` free pages from `page` on, so that nobody has to go through them again.
-    fn join_free(&self, page: u32, pages: u32) {
-        let mut at = page;
-        while at < page + pages {
-            let head = &self.page_entry(at).head;
-            let piece = parse(at, head.load(Relaxed)).0;
-            if at > page {
-                head.store(u64::from(piece.generation) << 40 | INSIDE, Relaxed);
-            }
-            at += piece.pages.max(1);
-        }
-        self.mark_free(page, pages);
-    }
-
     /// The first `pages` free pages side by side from page `from` on, or the free ones before the first that is not
     /// committed. Under the arena lock.
-    fn find(&self, from: u32, pages: u32) -> Result<Place, Error> {
+    fn find(&self, from: u32, pages: u32) -> Result<Found, Error> {
         let committed = self.committed_pages();
         let entries = self.page_entries(0, committed);
         let least = if pages < LONG { 1 } else { LONG };
@@ -237,17 +244,20 @@ impl Inner {
             // Whoever freed a run here was slow to say so, and by now the page belongs to a longer one.
             page = 0;
         }
-        let mut place = Place { start: page, found: 0, passed: false };
+        let nothing = |start, passed| Found { start, found: 0, hollow: false, hollow_end: false, passed };
+        let mut place = nothing(page, false);
         let mut pieces = 0;
         while page < committed && place.found < pages {
-            let (run, state, _) = parse(page, entries[page as usize].head.load(Acquire));
-            if state == FREE || state == INSIDE {
-                let free = run.pages.clamp(1, committed - page);
-                place.found += free;
-                page += free;
+            let word = entries[page as usize].head.load(Acquire);
+            if let Some(piece) = Piece::of(page, word, committed) {
+                place.found += piece.pages;
+                place.hollow |= piece.hollow;
+                place.hollow_end = piece.hollow;
+                page += piece.pages;
                 pieces += 1;
                 continue;
             }
+            let (run, state, _) = parse(page, word);
             if state > RETIRED || run.pages == 0 || run.pages > committed - page {
                 return Err(Error::corrupt("page map", "run", format!("{run:?} in state {state}"), "a run"));
             }
@@ -256,7 +266,7 @@ impl Inner {
             }
             page += run.pages;
             pieces = 0;
-            place = Place { start: page, found: 0, passed: place.passed || place.found >= least };
+            place = nothing(page, place.passed || place.found >= least);
         }
         Ok(place)
     }
@@ -342,46 +352,66 @@ impl Inner {
         if !self.change(run, run.word(FREE, 0)) {
             return;
         }
+        self.count_freed(run);
+        if run.pages >= LONG {
+            self.give_idle_back();
+        }
+    }
+
+    fn count_freed(&self, run: Run) {
         // Hints: a lost race makes them too high until the next free run below, so they only ever move down here. Short
         // runs that become a long one side by side are found before the segment grows.
         lower(&self.header().free_hint, run.page);
         if run.pages >= LONG {
             lower(&self.header().long_hint, run.page);
+            self.count_idle(run.pages);
+        }
+    }
+
+    /// All committed pages, from the first to the last. What is made or freed meanwhile may be missed, or seen as it was.
+    pub(super) fn for_each_place(&self, f: &mut dyn FnMut(Place)) {
+        let committed = self.committed_pages();
+        let mut page = 0;
+        while page < committed {
+            let entry = self.page_entry(page);
+            let word = entry.head.load(Acquire);
+            let (run, state, lane) = parse(page, word);
+            let (pages, place) = match Piece::of(page, word, committed) {
+                Some(piece) => (piece.pages, Place::Free(piece)),
+                None if state > RETIRED || run.pages == 0 || run.pages > committed - page => {
+                    let pages = run.pages.clamp(1, committed - page);
+                    (pages, Place::Damaged(pages))
+                }
+                None => {
+                    let lane = (state != LIVE).then_some(lane);
+                    (run.pages, Place::Used(run, lane, entry.owner.load(Relaxed)))
+                }
+            };
+            f(place);
+            page += pages;
         }
     }
 
     /// Every run that is not free: the run, whether it is on its way in or out and by whom, and its object. One that is
     /// made or freed meanwhile may be missed.
     pub(crate) fn for_each_run(&self, f: &mut dyn FnMut(Run, Option<Lane>, u64)) {
-        let committed = self.committed_pages();
-        let mut page = 0;
-        while page < committed {
-            let entry = self.page_entry(page);
-            let (run, state, lane) = parse(page, entry.head.load(Acquire));
-            if !(OWNED..=RETIRED).contains(&state) || run.pages == 0 || run.pages > committed - page {
-                page += run.pages.clamp(1, committed - page);
-                continue;
+        self.for_each_place(&mut |place| {
+            if let Place::Used(run, lane, owner) = place {
+                f(run, lane, owner);
             }
-            f(run, (state != LIVE).then_some(lane), entry.owner.load(Relaxed));
-            page += run.pages;
-        }
+        });
     }
 
     /// Ends the run of a dead lane as the table above says.
     pub(crate) fn resolve_run(&self, run: Run, lane: Lane, linked: bool) {
         for state in [OWNED, RETIRED] {
             let to = (if linked { LIVE } else { FREE }, 0);
-            self.turn(run, (state, lane), to);
+            if self.turn(run, (state, lane), to) && !linked {
+                self.count_freed(run);
+            }
         }
         if !linked {
             self.reset_hints();
         }
-    }
-
-    /// Pages in use.
-    pub(crate) fn used_pages(&self) -> u32 {
-        let mut used = 0;
-        self.for_each_run(&mut |run, _, _| used += run.pages);
-        used
     }
 }

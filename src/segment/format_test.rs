@@ -89,6 +89,10 @@ fn the_header_is_as_documented() {
         redelivered,
         long_hint,
         lanes_high,
+        idle_pages,
+        hollow_pages,
+        kept_pages,
+        kept_s,
     });
     check("HeaderBlock", size_of::<HeaderBlock>(), HEADER_BYTES, fields);
 }

@@ -2,14 +2,17 @@
 
 use std::fmt;
 
+use super::accounts::{Accounts, KindUse, ProcessUse};
 use super::directory::Standing;
 use super::layout::PAGE;
 use super::peers::read_name;
 use super::{Death, Segment};
 use crate::sys::atomic::Ordering::Relaxed;
 
-/// Totals of a segment, as one moment saw them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Totals of a segment, as one moment saw them. While nobody changes anything they add up: `used_bytes` is the sum of
+/// `by_kind`, `in_flight_bytes` and `ownerless_bytes`; `committed_bytes` is `used_bytes` and `free_bytes`; with
+/// `given_back_bytes` and `fresh_bytes` that is `total_bytes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes of arena pages in use.
@@ -18,6 +21,20 @@ pub struct Stats {
     pub total_bytes: usize,
     /// Bytes of arena pages whose memory is committed.
     pub committed_bytes: usize,
+    /// Of those, bytes that are free.
+    pub free_bytes: usize,
+    /// Bytes of free pages whose memory was given back to the system.
+    pub given_back_bytes: usize,
+    /// Bytes of pages that were never used, and have no memory yet.
+    pub fresh_bytes: usize,
+    /// Bytes on their way into an object or out of it: large messages being written or read, objects being made.
+    pub in_flight_bytes: usize,
+    /// Bytes of no object that exists: one that is just being given up had them, or their words are damaged.
+    pub ownerless_bytes: usize,
+    /// What each kind of object has, in the order of their names.
+    pub by_kind: Vec<KindUse>,
+    /// What each process has, in the order of their rows.
+    pub by_process: Vec<ProcessUse>,
     /// Objects that exist.
     pub objects: usize,
     /// Processes that have it open.
@@ -47,12 +64,21 @@ impl Segment {
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
         let header = inner.header();
+        let accounts = Accounts::of(inner);
+        let bytes = |pages: u32| pages as usize * PAGE;
         Stats {
-            used_bytes: inner.used_pages() as usize * PAGE,
-            total_bytes: inner.geometry.pages as usize * PAGE,
-            committed_bytes: inner.committed_pages() as usize * PAGE,
-            objects: (0..inner.object_count()).filter(|k| matches!(inner.standing(*k).1, Standing::Live)).count(),
-            processes: (0..inner.geometry.rows).filter(|row| inner.row_state(*row).is_active()).count(),
+            used_bytes: bytes(accounts.used),
+            total_bytes: bytes(inner.geometry.pages),
+            committed_bytes: bytes(accounts.used + accounts.free),
+            free_bytes: bytes(accounts.free),
+            given_back_bytes: bytes(accounts.hollow),
+            fresh_bytes: bytes(accounts.fresh),
+            in_flight_bytes: bytes(accounts.in_flight),
+            ownerless_bytes: bytes(accounts.ownerless),
+            objects: accounts.by_kind.iter().map(|kind| kind.objects).sum(),
+            processes: accounts.by_process.len(),
+            by_kind: accounts.by_kind,
+            by_process: accounts.by_process,
             lanes: (1..=inner.geometry.lanes as u16).filter(|lane| inner.lane_owner(*lane).is_some()).count(),
             deaths: header.deaths.load(Relaxed),
             vanished: header.vanished.load(Relaxed),
@@ -107,7 +133,25 @@ impl Segment {
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
-        writeln!(f, "  {:?}", self.stats)?;
+        let s = &self.stats;
+        writeln!(
+            f,
+            "  {} B used of {} B, {} B committed ({} B free), {} B given back, {} B never used",
+            s.used_bytes, s.total_bytes, s.committed_bytes, s.free_bytes, s.given_back_bytes, s.fresh_bytes
+        )?;
+        writeln!(
+            f,
+            "  {} objects, {} processes, {} lanes, {} deaths, {} items vanished, {} redelivered",
+            s.objects, s.processes, s.lanes, s.deaths, s.vanished, s.redelivered
+        )?;
+        for kind in &s.by_kind {
+            writeln!(f, "  {}: {} objects, {} B", kind.kind, kind.objects, kind.bytes)?;
+        }
+        writeln!(f, "  in flight: {} B, of no object: {} B", s.in_flight_bytes, s.ownerless_bytes)?;
+        for process in &s.by_process {
+            let ProcessUse { pid, name, open_bytes, in_flight_bytes, .. } = process;
+            writeln!(f, "  {name} (pid {pid}) has open: {open_bytes} B, in flight: {in_flight_bytes} B")?;
+        }
         for line in self.processes.iter().chain(&self.objects) {
             writeln!(f, "  {line}")?;
         }

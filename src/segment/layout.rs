@@ -121,6 +121,14 @@ pub struct HeaderBlock {
     pub long_hint: AtomicU32,
     /// The highest lane that was ever taken.
     pub lanes_high: AtomicU32,
+    /// Free pages that have memory, in long pieces (a hint).
+    pub idle_pages: AtomicU32,
+    /// Free pages whose memory was given back (a hint).
+    pub hollow_pages: AtomicU32,
+    /// Free pages whose memory is kept because it was given back before and wanted again (a hint).
+    pub kept_pages: AtomicU32,
+    /// When that was last, in seconds of the monotonic clock.
+    pub kept_s: AtomicU32,
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for HeaderBlock {}

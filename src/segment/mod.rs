@@ -2,7 +2,9 @@
 //!
 //! `FORMAT.md` beside this file describes the bytes.
 
+mod accounts;
 mod arena;
+mod bare;
 mod directory;
 mod doorbell;
 mod ends;
@@ -10,6 +12,7 @@ mod family;
 #[cfg(test)]
 mod format_test;
 mod header;
+mod idle;
 mod inspect;
 mod layout;
 mod object;
@@ -27,7 +30,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32 as Private, Ordering as PrivateOrdering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-pub(crate) use arena::Run;
+pub use accounts::{KindUse, ProcessUse};
+#[doc(hidden)]
+pub use arena::Run;
+#[doc(hidden)]
+pub use bare::Arena;
 pub use directory::ObjectId;
 pub use doorbell::Doorbell;
 pub(crate) use ends::{PinnedEntry, PinnedRecords, PinnedSlots};
