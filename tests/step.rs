@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+#[path = "step/arena.rs"]
+mod arena;
 #[path = "step/leases.rs"]
 mod leases;
 
@@ -388,16 +390,19 @@ fn main() {
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 13] = [
         ("locks", locks),
         ("family", family),
         ("waits", waits),
         ("puts", puts),
         ("gets", gets),
         ("blocks", blocks),
+        ("runs", arena::runs),
+        ("trims", arena::trims),
         ("leases", leases::leases),
         ("tasks", leases::tasks),
         ("recoverers of leases", leases::recovery),
+        ("recoverers of the arena", arena::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;
