@@ -10,6 +10,7 @@ mod barriers;
 mod conditions;
 mod connections;
 mod events;
+mod heap;
 mod locks;
 mod queues;
 mod semaphores;
