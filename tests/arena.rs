@@ -304,3 +304,36 @@ fn recount_family(segment: &Segment) -> usize {
     assert_eq!((stats.in_flight_bytes, stats.ownerless_bytes), (0, 0));
     stats.used_bytes
 }
+
+/// A holder of the arena lock that died while it joined two free pieces, and a freer that says only now where it freed:
+/// without the mark that the holder died, the second would be believed.
+#[test]
+fn an_entry_that_a_death_left_within_free_pages_is_no_place_to_begin() {
+    const FREE_HINT: u64 = 116;
+    const LONG_HINT: u64 = 152;
+    const ARENA_LOCK: u64 = 120;
+    const PAGEMAP_AT: u64 = 80;
+    const OWNER_DIED: u32 = 1 << 10;
+    let overlap = |died: bool| {
+        let segment = Segment::anonymous(4 << 20).unwrap();
+        let arena = Arena::of(&segment);
+        let lane = arena.lane().unwrap();
+        let write = |at: u64, bytes: &[u8]| rustix::io::pwrite(segment.as_fd(), bytes, at).unwrap();
+        let [first, second, _behind] = [10, 10, 1].map(|pages| arena.alloc(lane, pages * PAGE, 0).unwrap());
+        arena.free(first);
+        arena.free(second);
+        // The first piece tells of both, and the second still tells of itself.
+        let entry = word(&segment, PAGEMAP_AT, 8) + 16 * u64::from(first.page);
+        write(entry, &(u64::from(first.generation) << 40 | 20 << 14).to_le_bytes());
+        write(ARENA_LOCK, &(if died { OWNER_DIED } else { 0 }).to_le_bytes());
+        arena.free(arena.alloc(lane, PAGE, 0).unwrap());
+        let hint = |page: u32| [FREE_HINT, LONG_HINT].map(|at| write(at, &page.to_le_bytes()));
+        hint(second.page);
+        let one = arena.alloc(lane, 5 * PAGE, 0).unwrap();
+        hint(0);
+        let other = arena.alloc(lane, 15 * PAGE, 0).unwrap();
+        one.page < other.page + other.pages && other.page < one.page + one.pages
+    };
+    assert!(overlap(false), "the test shows less than it should");
+    assert!(!overlap(true), "pages were handed out twice");
+}

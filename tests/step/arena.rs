@@ -8,6 +8,15 @@ use super::*;
 
 const PAGE: usize = 8 << 10;
 const MIB: usize = 1 << 20;
+/// Header, rows and lanes, and the page map of a first step.
+const TABLES: i64 = 3 * 4096;
+
+/// Bytes that the kernel has given to the segment, but for those of its pages that the books call committed: its tables.
+/// Fewer than before means pages without memory that nobody would commit.
+fn memory_of_tables(segment: &Segment) -> i64 {
+    let memory = rustix::fs::fstat(segment).unwrap().st_blocks * 512;
+    memory - segment.stats().committed_bytes as i64
+}
 
 /// A new segment for every kill, so that only what was done there lies in it.
 fn made(mib: u64, setup: &dyn Fn(&Arena) -> Option<Run>) -> (Segment, Option<Run>) {
@@ -57,6 +66,8 @@ fn at_every_instruction_in(
         let before = run.map_or(0, Run::bytes);
         arena.free(taken(&arena, PAGE));
         segment.sweep();
+        let tables = memory_of_tables(&segment);
+        assert!(tables >= TABLES, "{name}, step {k}: pages without memory: {tables} B are left for the tables");
         let used = recount(&segment);
         assert!(used == before || used == 0, "{name}, step {k}: {used} B in use, {before} B before");
         run.into_iter().for_each(|run| arena.free(run));
