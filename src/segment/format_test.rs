@@ -4,7 +4,9 @@ use std::mem::{offset_of, size_of};
 
 use super::layout::*;
 use crate::ring::RingBlock;
-use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, WaitBlock};
+use crate::sync::{
+    BarrierBlock, ElementsBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, TwinBlock, WaitBlock,
+};
 
 const FORMAT: &str = include_str!("FORMAT.md");
 
@@ -147,6 +149,13 @@ fn a_directory_entry_is_as_documented() {
         spare,
     });
     check("ObjectBlock", size_of::<ObjectBlock>(), OBJECT_BYTES, fields);
+}
+
+#[test]
+fn elements_are_as_documented() {
+    let fields = fields!(ElementsBlock { lock, len, size, reserved, stripes });
+    check("ElementsBlock", size_of::<ElementsBlock>(), 64, fields);
+    assert_eq!(size_of::<TwinBlock>(), 8);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::store::HAZARDS;
-use crate::sync::{BarrierBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, WaitBlock};
-use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{
+    BarrierBlock, ElementsBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, TwinBlock, WaitBlock,
+};
+use crate::sys::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 /// Bytes of an arena page, the unit in which memory is handed out.
 pub const PAGE: usize = 8 * 1024;
@@ -32,6 +34,10 @@ pub const VERSION: u32 = 3;
 pub unsafe trait Block {}
 
 // SAFETY: an atomic of fixed width.
+unsafe impl Block for AtomicU8 {}
+// SAFETY: an atomic of fixed width.
+unsafe impl Block for AtomicU16 {}
+// SAFETY: an atomic of fixed width.
 unsafe impl Block for AtomicU32 {}
 // SAFETY: an atomic of fixed width.
 unsafe impl Block for AtomicU64 {}
@@ -57,6 +63,10 @@ unsafe impl Block for crate::store::ShardBlock {}
 unsafe impl Block for crate::store::CellBlock {}
 // SAFETY: repr(C), atomics of fixed width.
 unsafe impl Block for crate::store::DictBlock {}
+// SAFETY: repr(C), one 64-bit atomic.
+unsafe impl Block for TwinBlock {}
+// SAFETY: repr(C), atomics of fixed width.
+unsafe impl Block for ElementsBlock {}
 // SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 // SAFETY: repr(C), 32-bit atomics.

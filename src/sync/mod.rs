@@ -13,6 +13,7 @@ mod owner;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod twin;
 mod wait;
 mod watch;
 
@@ -26,5 +27,6 @@ pub use owner::{IsDead, LANE_BITS, LANE_MASK, Lane, NOBODY, ORPHAN, Peers};
 pub use rlock::{Levels, RLockBlock};
 pub use rwlock::RwLockWords;
 pub use semaphore::{Excess, SemaphoreBlock, SemaphoreWords};
+pub use twin::{ElementsBlock, STRIPES, TwinBlock};
 pub use wait::{Pace, TimedOut, WaitBlock, wait_until};
 pub(crate) use watch::{InProcess, Watch, Words, longest_sleep_ns, warm, watch_until};

@@ -10,6 +10,7 @@ mod rlock;
 mod rwlock;
 mod semaphore;
 mod time_out;
+mod twin;
 mod watch;
 
 use std::sync::Arc;

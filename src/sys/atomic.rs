@@ -5,10 +5,12 @@
 //! SIGKILL would end it, with everything it wrote still in place.
 
 #[cfg(not(all(test, loom)))]
-pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(all(test, loom))]
-pub use modelled::{AtomicU32, AtomicU64, Killed, Ordering, broken, fence, kill_point, with_broken, with_budget};
+pub use modelled::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Killed, Ordering, broken, fence, kill_point, with_broken, with_budget,
+};
 
 /// Whether a model wants this step of a protocol left out, to prove that it would notice. Never, outside models.
 #[cfg(not(all(test, loom)))]
@@ -179,10 +181,17 @@ mod modelled {
                     kill_point();
                     self.word.fetch_and(value, order)
                 }
+
+                pub fn fetch_xor(&self, value: $int, order: Ordering) -> $int {
+                    kill_point();
+                    self.word.fetch_xor(value, order)
+                }
             }
         };
     }
 
+    modelled!(AtomicU8, u8);
+    modelled!(AtomicU16, u16);
     modelled!(AtomicU32, u32);
     modelled!(AtomicU64, u64);
 }
