@@ -24,9 +24,9 @@ pub use future::tokio;
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{
-    Barrier, BarrierError, BoundedSemaphore, ByteDict, Condvar, DeadHolder, Dict, Event, Lock, LockError, Mutex,
-    MutexGuard, Once, OverRelease, Permit, Previous, RLock, RLockGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    Semaphore, WaitError,
+    Array, ArrayError, Barrier, BarrierError, BoundedSemaphore, ByteDict, Condvar, DeadHolder, Dict, Event, Lock,
+    LockError, Mutex, MutexGuard, Once, OverRelease, Permit, Previous, RLock, RLockGuard, RawArray, RawValue, RwLock,
+    RwLockReadGuard, RwLockWriteGuard, Semaphore, Value, WaitError,
 };
 #[cfg(feature = "raw-sync")]
 pub use shared::{RawLock, RawSyncGuard, RawSyncLock};

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::time::Duration;
 
-use kinfolk::{Event, Mutex, Process, Queue, RwLock, Semaphore, pipe};
+use kinfolk::{Array, Event, Mutex, Process, Queue, RwLock, Semaphore, Value, pipe};
 use serde::{Deserialize, Serialize};
 use support::watchdog;
 
@@ -67,6 +67,9 @@ struct Work {
     table: RwLock<u64>,
     permits: Semaphore,
     event: Event,
+    count: Value<u64>,
+    place: Value<[u64; 3]>,
+    places: Array<[u64; 3]>,
 }
 
 impl Work {
@@ -80,6 +83,9 @@ impl Work {
             table: RwLock::new(0).unwrap(),
             permits: Semaphore::new(2).unwrap(),
             event: Event::new().unwrap(),
+            count: Value::new(0).unwrap(),
+            place: Value::new([0; 3]).unwrap(),
+            places: Array::new(10).unwrap(),
         }
     }
 
@@ -112,6 +118,15 @@ impl Work {
         assert!(self.event.is_set());
         self.event.wait();
         self.event.clear();
+
+        let before = self.count.add(1);
+        assert_eq!(self.count.lock().unwrap().get().unwrap(), before + 1);
+        self.place.set([number; 3]).unwrap();
+        assert_eq!(self.place.update(|now| now.map(|n| n + 1)).unwrap(), ([number; 3], [number + 1; 3]));
+        let mut some = [[0; 3]; 2];
+        self.places.write_slice(8, &[[number; 3]; 2]).unwrap();
+        self.places.read_into(8, &mut some).unwrap();
+        assert_eq!(some, [[number; 3]; 2]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use super::layout::Block;
 use crate::sys::copy;
 
 /// Bytes in a segment. Another process may change them at any time, so there is no way to borrow them: reading is
@@ -137,6 +138,50 @@ impl<'a> ShmSlice<'a> {
             copy::read_shared(from, value.as_mut_ptr().cast(), size_of::<T>());
             T::is_valid_bit_pattern(&*value.as_ptr().cast::<T::Bits>()).then(|| value.assume_init())
         }
+    }
+
+    /// The block at `offset`, in place.
+    ///
+    /// # Panics
+    /// If it does not lie inside, aligned.
+    #[inline]
+    pub(crate) fn block<T: Block>(&self, offset: usize) -> &'a T {
+        let at = self.at(offset, size_of::<T>()).cast::<T>();
+        assert!(at.is_aligned(), "block at an odd place");
+        // SAFETY: inside the mapping, which lives as long as 'a, and aligned; a Block is made of atomics, so any bytes and
+        // any concurrent change are fine.
+        unsafe { &*at }
+    }
+
+    /// Copies elements of `size` bytes (1, 2, 4 or 8) from `offset` to `to`, each of them whole. Relaxed: fences are the
+    /// caller's.
+    ///
+    /// # Panics
+    /// If more are wanted than there are, or the place is no multiple of the size.
+    #[inline]
+    pub(crate) fn read_elements(&self, offset: usize, size: usize, to: &mut [u8]) {
+        let from = self.at(offset, to.len());
+        assert!(
+            matches!(size, 1 | 2 | 4 | 8) && from.addr() % size == 0 && to.len() % size == 0,
+            "elements at an odd place"
+        );
+        // SAFETY: mapped by construction; `at` checked the range, the line above the alignment.
+        unsafe { copy::read_elements(from, to.as_mut_ptr(), to.len(), size) };
+    }
+
+    /// Copies elements of `size` bytes (1, 2, 4 or 8) to `offset`, each of them whole. Relaxed: fences are the caller's.
+    ///
+    /// # Panics
+    /// As [`read_elements`](Self::read_elements).
+    #[inline]
+    pub(crate) fn write_elements(&self, offset: usize, size: usize, from: &[u8]) {
+        let to = self.at(offset, from.len());
+        assert!(
+            matches!(size, 1 | 2 | 4 | 8) && to.addr() % size == 0 && from.len() % size == 0,
+            "elements at an odd place"
+        );
+        // SAFETY: mapped by construction; `at` checked the range, the line above the alignment.
+        unsafe { copy::write_elements(to, from, size) };
     }
 
     /// All bytes, copied.

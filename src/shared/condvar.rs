@@ -42,8 +42,8 @@ static CONDVAR: Kind = Kind {
 /// Only this crate's guards can be given up and retaken.
 pub trait Sealed {}
 
-/// A guard that a [`Condvar`] can give up while it waits: [`MutexGuard`](crate::MutexGuard) and
-/// [`RLockGuard`](crate::RLockGuard).
+/// A guard that a [`Condvar`] can give up while it waits: [`MutexGuard`](crate::MutexGuard),
+/// [`RLockGuard`](crate::RLockGuard), and the guard of a value or an array.
 pub trait WaitGuard: Sealed + Sized {
     /// What the guard guards.
     type Value;

@@ -1,29 +1,42 @@
 //! Data that many processes hold in common, each with its own lock or rule; and the locks and rules without data.
 
+mod array;
+mod array_bulk;
 mod barrier;
+mod cells;
 mod condvar;
 mod dict;
+mod element;
 mod error;
 mod event;
 mod mutex;
+mod number;
 mod once;
+mod operations;
 #[cfg(feature = "raw-sync")]
 mod raw_lock;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod synchronized;
+mod value;
 
 pub use crate::sync::Previous;
+pub use array::{Array, ArrayError, ArrayGuard, RawArray};
 pub use barrier::{Barrier, BarrierError};
 pub use condvar::{Condvar, WaitGuard};
 pub use dict::{ByteDict, Dict};
+pub use element::Element;
 pub use error::WaitError;
 pub use event::Event;
 pub use mutex::{Lock, LockError, Mutex, MutexGuard};
+pub use number::{Integer, Number};
 pub use once::Once;
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{BoundedSemaphore, DeadHolder, OverRelease, Permit, Semaphore};
+pub use synchronized::{Synchronized, SynchronizedGuard};
+pub use value::{RawValue, Value, ValueGuard};
 
 use crate::segment::Object;
 use crate::sync::{Lane, NOBODY};
