@@ -14,6 +14,7 @@ mod heap;
 mod locks;
 mod queues;
 mod semaphores;
+mod values;
 mod waits;
 
 use std::path::Path;
