@@ -18,6 +18,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 mod arena;
 #[path = "step/leases.rs"]
 mod leases;
+#[path = "step/values.rs"]
+mod values;
 
 /// More instructions than any operation here has.
 const MOST_STEPS: u32 = 1 << 18;
@@ -401,8 +403,11 @@ fn main() {
         ("trims", arena::trims),
         ("leases", leases::leases),
         ("tasks", leases::tasks),
+        ("values", values::values),
+        ("arrays", values::arrays),
         ("recoverers of leases", leases::recovery),
         ("recoverers of the arena", arena::recovery),
+        ("recoverers of values", values::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;
