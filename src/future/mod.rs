@@ -53,6 +53,8 @@
 pub mod async_io;
 mod connection;
 mod event;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+mod process;
 mod queue;
 #[cfg(feature = "tokio")]
 pub mod tokio;
