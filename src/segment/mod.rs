@@ -62,7 +62,8 @@ use crate::error::{Error, ErrorKind};
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::mapping::{ForkWord, Mapping};
 use crate::sys::{membarrier, memfd};
-use layout::{Block, Geometry, HEADER_BYTES, HeaderBlock, MAX_ROWS};
+pub(crate) use layout::Block;
+use layout::{Geometry, HEADER_BYTES, HeaderBlock, MAX_ROWS};
 use object::OpenedTable;
 
 /// A region of memory that several processes have mapped. Clones are handles of the same attachment.

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{handle, made_of_zeros};
+use super::{OneBlock, handle, made_of_zeros};
 use crate::error::Error;
-use crate::segment::{Doorbell, KINDS, Kind, Object, Pinned, Source, View, Waitable, Waited, Watched, sealed};
-use crate::sync::{EventBlock, Pace, WaitBlock};
+use crate::segment::{Doorbell, KINDS, Kind, Object, Source, View, Waitable, Waited, Watched, sealed};
+use crate::sync::EventBlock;
 use crate::sys::clock::Deadline;
 
 #[linkme::distributed_slice(KINDS)]
@@ -36,14 +36,7 @@ static EVENT: Kind = Kind {
 /// ```
 #[derive(Clone)]
 pub struct Event {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    object: Object,
-    block: Pinned<EventBlock>,
-    wait: Pinned<WaitBlock>,
-    pace: Pace,
+    inner: Arc<OneBlock<EventBlock>>,
 }
 
 made_of_zeros!(Event, EVENT, size_of::<EventBlock>(), "an event that is not set");
@@ -51,12 +44,7 @@ handle!(Event, EVENT, "an event");
 
 impl Event {
     fn from_object(object: Object) -> Result<Self, Error> {
-        if object.len() < size_of::<EventBlock>() {
-            return Err(Error::corrupt("event", "size", object.len(), size_of::<EventBlock>()));
-        }
-        let block = Pinned::new(&object, 0, 1);
-        let wait = Pinned::waits(&object, 0, 1);
-        Ok(Self { inner: Arc::new(Inner { object, block, wait, pace: Pace::default() }) })
+        Ok(Self { inner: Arc::new(OneBlock::of(object, "event")?) })
     }
 
     fn object(&self) -> &Object {
@@ -109,12 +97,12 @@ impl Event {
     }
 
     fn wait_by(&self, deadline: Deadline) -> bool {
-        let Inner { block, wait, pace, .. } = &*self.inner;
+        let OneBlock { block, wait, pace, .. } = &*self.inner;
         block[0].wait(&wait[0], pace, deadline).is_ok()
     }
 }
 
-impl Watched for Inner {
+impl Watched for OneBlock<EventBlock> {
     fn object(&self) -> &Object {
         &self.object
     }

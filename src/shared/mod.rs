@@ -38,8 +38,29 @@ pub use semaphore::{BoundedSemaphore, DeadHolder, OverRelease, Permit, Semaphore
 pub use synchronized::{Synchronized, SynchronizedGuard};
 pub use value::{RawValue, Value, ValueGuard};
 
-use crate::segment::Object;
-use crate::sync::{Lane, NOBODY};
+use crate::error::Error;
+use crate::segment::{Block, Object, Pinned};
+use crate::sync::{Lane, NOBODY, Pace, WaitBlock};
+
+/// What the handles of an object share that is one block, and one word to sleep on.
+struct OneBlock<B: Block> {
+    object: Object,
+    block: Pinned<B>,
+    wait: Pinned<WaitBlock>,
+    pace: Pace,
+}
+
+impl<B: Block> OneBlock<B> {
+    /// `what` the object is said to be if it is too small to be one.
+    fn of(object: Object, what: &str) -> Result<Self, Error> {
+        if object.len() < size_of::<B>() {
+            return Err(Error::corrupt(what, "size", object.len(), size_of::<B>()));
+        }
+        let block = Pinned::new(&object, 0, 1);
+        let wait = Pinned::waits(&object, 0, 1);
+        Ok(Self { object, block, wait, pace: Pace::default() })
+    }
+}
 
 /// Who has a lane, as the calling thread sees it: "nobody", "this thread", "another thread of main (pid 7)",
 /// "worker (pid 8)".

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::WaitError;
-use super::{handle, made_of_zeros, owner_name};
+use super::{OneBlock, handle, made_of_zeros, owner_name};
 use crate::error::Error;
-use crate::segment::{KINDS, Kind, Losses, Object, Pinned};
-use crate::sync::{Begin, NOBODY, OnceBlock, Pace, Peers, Previous, WaitBlock, wait_until};
+use crate::segment::{KINDS, Kind, Losses, Object};
+use crate::sync::{Begin, NOBODY, OnceBlock, Peers, Previous, wait_until};
 use crate::sys::clock::Deadline;
 
 #[linkme::distributed_slice(KINDS)]
@@ -56,14 +56,7 @@ static ONCE: Kind = Kind {
 /// ```
 #[derive(Clone)]
 pub struct Once {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    object: Object,
-    block: Pinned<OnceBlock>,
-    wait: Pinned<WaitBlock>,
-    pace: Pace,
+    inner: Arc<OneBlock<OnceBlock>>,
 }
 
 made_of_zeros!(Once, ONCE, size_of::<OnceBlock>(), "a once that has not been done");
@@ -71,12 +64,7 @@ handle!(Once, ONCE, "a once");
 
 impl Once {
     fn from_object(object: Object) -> Result<Self, Error> {
-        if object.len() < size_of::<OnceBlock>() {
-            return Err(Error::corrupt("once", "size", object.len(), size_of::<OnceBlock>()));
-        }
-        let block = Pinned::new(&object, 0, 1);
-        let wait = Pinned::waits(&object, 0, 1);
-        Ok(Self { inner: Arc::new(Inner { object, block, wait, pace: Pace::default() }) })
+        Ok(Self { inner: Arc::new(OneBlock::of(object, "once")?) })
     }
 
     fn object(&self) -> &Object {
@@ -128,7 +116,7 @@ impl Once {
         if self.is_completed() {
             return Ok(());
         }
-        let Inner { object, block, wait, pace } = &*self.inner;
+        let OneBlock { object, block, wait, pace } = &*self.inner;
         let segment = object.segment();
         let lane = segment.lane().map_err(WaitError::Failed)?;
         let begin = match (block[0].begin(lane), deadline) {
@@ -168,7 +156,7 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let Inner { object, block, wait, .. } = &*self.once.inner;
+        let OneBlock { object, block, wait, .. } = &*self.once.inner;
         block[0].finish(self.done, &wait[0], object.segment());
     }
 }
