@@ -118,6 +118,16 @@ impl End {
         Ok(())
     }
 
+    /// Takes the seat and what goes with it, or neither.
+    #[cold]
+    pub fn sit_with<W>(&self, begin: impl FnOnce() -> Result<W, Corrupt>) -> Result<W, Refused> {
+        self.sit()?;
+        begin().map_err(|e| {
+            self.leave();
+            e.into()
+        })
+    }
+
     /// Gives the seat up, if this handle has it.
     pub fn leave(&self) {
         if self.is_seated() {

@@ -49,14 +49,7 @@ impl Consumer {
 
     #[cold]
     fn sit(&mut self) -> Result<(), Refused> {
-        self.end.sit()?;
-        match self.opened.ring().reader() {
-            Ok(reader) => self.reader = reader,
-            Err(e) => {
-                self.end.leave();
-                return Err(e.into());
-            }
-        }
+        self.reader = self.end.sit_with(|| self.opened.ring().reader())?;
         Ok(())
     }
 

@@ -52,14 +52,7 @@ impl Producer {
 
     #[cold]
     fn sit(&mut self) -> Result<(), Refused> {
-        self.end.sit()?;
-        match self.opened.ring().writer() {
-            Ok(writer) => self.writer = writer,
-            Err(e) => {
-                self.end.leave();
-                return Err(e.into());
-            }
-        }
+        self.writer = self.end.sit_with(|| self.opened.ring().writer())?;
         Ok(())
     }
 

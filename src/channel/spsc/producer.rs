@@ -64,14 +64,7 @@ impl<T: Payload> Producer<T> {
 
     #[cold]
     fn sit(&mut self) -> Result<(), Refused> {
-        self.end.sit()?;
-        match self.opened.ring().writer() {
-            Ok(writer) => self.writer = writer,
-            Err(e) => {
-                self.end.leave();
-                return Err(e.into());
-            }
-        }
+        self.writer = self.end.sit_with(|| self.opened.ring().writer())?;
         Ok(())
     }
 
