@@ -12,7 +12,8 @@ use loom::thread;
 use super::leases::{self, GivenBack, Held, Leases, Seen};
 use crate::ring::{Ring, RingBlock, RingCache, TakeError};
 use crate::sync::Lane;
-use crate::sys::atomic::{AtomicU64, Killed, broken, kill_point, with_broken, with_budget};
+use crate::sys::atomic::{AtomicU64, Killed, broken, kill_point, with_budget};
+use crate::sys::models::{at_every_step, model, twin};
 
 /// A ring of a few granules and a table of a few entries, each of which holds a number.
 struct Fixture {
@@ -134,35 +135,6 @@ impl Fixture {
         assert_eq!(self.leases().claim(9, 0), None);
         assert!(held.into_iter().all(|(held, _)| self.leases().end(held)));
     }
-}
-
-fn model(f: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(2));
-    builder.max_branches = 20_000;
-    builder.check(f);
-}
-
-/// Runs `f` with a victim that dies before its access 0, 1, 2 ... until no victim dies any more.
-fn at_every_step(f: impl Fn(u32, &Flag) + Copy + Send + Sync + 'static) {
-    for step in 0.. {
-        let died = Arc::new(Flag::new(false));
-        let seen = died.clone();
-        model(move || f(step, &seen));
-        if !died.load(Relaxed) {
-            assert!(step > 3, "the victim was never in danger");
-            return;
-        }
-    }
-}
-
-/// A step left out makes this model fail.
-fn twin(step: &'static str, f: fn()) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let failed = with_broken(step, f);
-    std::panic::set_hook(hook);
-    assert!(failed, "the model does not notice that `{step}` is left out");
 }
 
 // --- a holder dies

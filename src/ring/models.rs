@@ -8,13 +8,14 @@ mod bytes;
 mod spsc;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool as Flag, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use loom::cell::UnsafeCell;
 use loom::thread;
 
 use super::*;
-use crate::sys::atomic::{AtomicU64, Killed, kill_point, with_broken, with_budget};
+use crate::sys::atomic::{AtomicU64, Killed, kill_point, with_budget};
+use crate::sys::models::{at_every_step, model, twin};
 
 mod sides;
 mod turns;
@@ -122,35 +123,6 @@ fn values(got: &[(u32, bool)]) -> Vec<u32> {
     let mut values: Vec<u32> = got.iter().map(|(value, _)| *value).collect();
     values.sort_unstable();
     values
-}
-
-fn model(f: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(2));
-    builder.max_branches = 20_000;
-    builder.check(f);
-}
-
-/// Runs `f` with a victim that dies before its access 0, 1, 2 ... until no victim dies any more.
-fn at_every_step(f: impl Fn(u32, &Flag) + Copy + Send + Sync + 'static) {
-    for step in 0.. {
-        let died = Arc::new(Flag::new(false));
-        let seen = died.clone();
-        model(move || f(step, &seen));
-        if !died.load(Relaxed) {
-            assert!(step > 3, "the victim was never in danger");
-            return;
-        }
-    }
-}
-
-/// A step left out makes this model fail.
-fn twin(step: &'static str, f: fn()) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let failed = with_broken(step, f);
-    std::panic::set_hook(hook);
-    assert!(failed, "the model does not notice that `{step}` is left out");
 }
 
 // --- nobody dies

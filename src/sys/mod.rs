@@ -17,6 +17,7 @@ pub mod liveness;
 pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
+pub mod models;
 pub mod poll;
 #[cfg(feature = "raw-sync")]
 pub mod pthread;

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-use super::{at_every_step, model, only, twin};
+use super::only;
 use crate::ring::bytes::{Reader, RecordBlock, Records, Writer};
 use crate::ring::spsc::Look;
 use crate::sys::atomic::{AtomicU64, Killed, kill_point, spin_loop, with_budget};
+use crate::sys::models::{at_every_step, model, twin};
 
 /// 64 bytes; records of 8 and of 24 bytes, headers apart: the third of a stream needs a PAD, and the place of the first.
 const WORDS: usize = 8;

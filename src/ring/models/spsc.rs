@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-use super::{at_every_step, model, only, twin};
+use super::only;
 use crate::ring::spsc::{Look, Reader, SlotBlock, Slots, Writer};
 use crate::sys::atomic::{AtomicU64, Killed, kill_point, spin_loop, with_budget};
+use crate::sys::models::{at_every_step, model, twin};
 
 const LAST: u64 = 3;
 
