@@ -1,6 +1,8 @@
 //! `_TestLock`.
 
 use kinfolk::{Event, Lock, LockError, Mutex, Process, RLock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::guard;
 
@@ -17,6 +19,25 @@ fn while_another_thread<G>(lock: impl FnOnce() -> G + Send, check: impl FnOnce()
         check();
         done.wait();
     });
+}
+
+/// Runs `check`, which is told the process id, while a child waits with what `hold` holds.
+fn while_a_child<L>(lock: &L, hold: impl Fn(&L, &dyn Fn()) + Copy + Send + 'static, check: impl FnOnce(u32))
+where
+    L: Clone + Serialize + DeserializeOwned,
+{
+    let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
+    let tell_and_wait = move |(lock, held, go): (L, Event, Event)| {
+        hold(&lock, &|| {
+            held.set();
+            go.wait();
+        });
+    };
+    let child = Process::spawn(tell_and_wait, (lock.clone(), held.clone(), go.clone())).unwrap();
+    held.wait();
+    check(child.pid());
+    go.set();
+    child.join().unwrap();
 }
 
 #[test]
@@ -68,36 +89,30 @@ fn an_rlock_is_held_in_a_block() {
 #[test]
 fn a_lock_of_another_process_is_seen_as_held() {
     let _guard = guard();
-    let (lock, held, go) = (Lock::new(()).unwrap(), Event::new().unwrap(), Event::new().unwrap());
-    let hold = |(lock, held, go): (Lock, Event, Event)| {
-        let _lock = lock.lock().unwrap();
-        held.set();
-        go.wait();
+    let lock = Lock::new(()).unwrap();
+    let hold = |lock: &Lock, wait: &dyn Fn()| {
+        let _held = lock.lock().unwrap();
+        wait();
     };
-    let child = Process::spawn(hold, (lock.clone(), held.clone(), go.clone())).unwrap();
-    held.wait();
-    assert_eq!(lock.holder().unwrap().pid, child.pid());
-    assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
-    go.set();
-    child.join().unwrap();
+    while_a_child(&lock, hold, |pid| {
+        assert_eq!(lock.holder().unwrap().pid, pid);
+        assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+    });
     assert!(lock.holder().is_none());
 }
 
 #[test]
 fn an_rlock_of_another_process_is_seen_as_held() {
     let _guard = guard();
-    let (lock, held, go) = (RLock::new().unwrap(), Event::new().unwrap(), Event::new().unwrap());
-    let hold = |(lock, held, go): (RLock, Event, Event)| {
-        let _twice = (lock.lock().unwrap(), lock.lock().unwrap());
-        held.set();
-        go.wait();
+    let lock = RLock::new().unwrap();
+    let hold = |lock: &RLock, wait: &dyn Fn()| {
+        let _held = (lock.lock().unwrap(), lock.lock().unwrap());
+        wait();
     };
-    let child = Process::spawn(hold, (lock.clone(), held.clone(), go.clone())).unwrap();
-    held.wait();
-    assert_eq!((lock.holder().unwrap().pid, lock.depth()), (child.pid(), 2));
-    assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
-    go.set();
-    child.join().unwrap();
+    while_a_child(&lock, hold, |pid| {
+        assert_eq!((lock.holder().unwrap().pid, lock.depth()), (pid, 2));
+        assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+    });
     assert!(lock.holder().is_none());
 }
 
@@ -111,17 +126,13 @@ fn a_lock_as_text_names_its_owner() {
     assert!(format!("{lock:?}").contains(&me), "{lock:?}");
     drop(held);
     while_another_thread(|| lock.lock().unwrap(), || assert!(format!("{lock:?}").contains(&me), "{lock:?}"));
-    let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-    let hold = |(lock, held, go): (Lock, Event, Event)| {
-        let _lock = lock.lock().unwrap();
-        held.set();
-        go.wait();
+    let hold = |lock: &Lock, wait: &dyn Fn()| {
+        let _held = lock.lock().unwrap();
+        wait();
     };
-    let child = Process::spawn(hold, (lock.clone(), held.clone(), go.clone())).unwrap();
-    held.wait();
-    assert!(format!("{lock:?}").contains(&format!("(pid {})", child.pid())), "{lock:?}");
-    go.set();
-    child.join().unwrap();
+    while_a_child(&lock, hold, |pid| {
+        assert!(format!("{lock:?}").contains(&format!("(pid {})", pid)), "{lock:?}");
+    });
 }
 
 #[test]
@@ -137,15 +148,11 @@ fn an_rlock_as_text_names_its_owner_and_its_depth() {
         assert!(text.starts_with("RLock(held by another thread of ") && text.ends_with(", depth 1)"), "{text}");
     };
     while_another_thread(|| lock.lock().unwrap(), check);
-    let (held, go) = (Event::new().unwrap(), Event::new().unwrap());
-    let hold = |(lock, held, go): (RLock, Event, Event)| {
-        let _lock = lock.lock().unwrap();
-        held.set();
-        go.wait();
+    let hold = |lock: &RLock, wait: &dyn Fn()| {
+        let _held = lock.lock().unwrap();
+        wait();
     };
-    let child = Process::spawn(hold, (lock.clone(), held.clone(), go.clone())).unwrap();
-    held.wait();
-    assert!(format!("{lock:?}").ends_with(&format!("(pid {}), depth 1)", child.pid())), "{lock:?}");
-    go.set();
-    child.join().unwrap();
+    while_a_child(&lock, hold, |pid| {
+        assert!(format!("{lock:?}").ends_with(&format!("(pid {}), depth 1)", pid)), "{lock:?}");
+    });
 }
