@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use kinfolk::channel::stamped::{Mpsc, Ring, Spmc, Spsc};
+use kinfolk::process::Builder;
 use kinfolk::{Connection, Process, pipe};
 use placement::{Placement, pin};
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ enum Work {
 }
 
 fn own(fd: RawFd) -> File {
-    // SAFETY: a descriptor that this process inherited for this worker alone.
+    // SAFETY: a descriptor that was kept for this worker alone.
     File::from(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -184,8 +185,12 @@ enum Worker {
 
 impl Worker {
     fn process(cpu: Option<usize>, work: Work) -> Self {
+        Self::built(Process::builder(), cpu, work)
+    }
+
+    fn built(builder: Builder, cpu: Option<usize>, work: Work) -> Self {
         let (here, there) = pipe().expect("make a pipe");
-        Self::Process(Process::spawn(worker, (work, cpu, there)).expect("start a worker"), here)
+        Self::Process(builder.spawn(worker, (work, cpu, there)).expect("start a worker"), here)
     }
 
     fn thread(cpu: Option<usize>, mut round: impl FnMut(u64) -> Came + Send + 'static) -> Self {
@@ -310,12 +315,12 @@ fn stamped(criterion: &mut Criterion) {
         (vec![Worker::thread(here, push)], vec![Worker::thread(there, pop)])
     });
     time(criterion, "1to1/pipe", || {
-        // Inherited by the workers, and closed here when they have been.
-        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::empty()).expect("make a pipe");
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("make a pipe");
         rustix::pipe::fcntl_setpipe_size(&writer, CAPACITY * 64).expect("set its size");
+        let (write, read) = (Work::Write(writer.as_raw_fd()), Work::Read(reader.as_raw_fd()));
         (
-            vec![Worker::process(here, Work::Write(writer.as_raw_fd()))],
-            vec![Worker::process(there, Work::Read(reader.as_raw_fd()))],
+            vec![Worker::built(Process::builder().keep(writer), here, write)],
+            vec![Worker::built(Process::builder().keep(reader), there, read)],
         )
     });
     time(criterion, "2to2/kinfolk_mpmc", || {

@@ -12,8 +12,10 @@ use std::io;
 pub enum ErrorKind {
     /// The segment has no room left for what was asked. It works again when something in it is dropped.
     OutOfSpace,
-    /// All process rows of the segment are taken.
+    /// All process rows of the segment are taken, or the system lets this user start no more processes.
     TooManyProcesses,
+    /// This process, or the system, may open no more files.
+    TooManyFiles,
     /// All lanes of the segment are taken: too many threads use it at once.
     TooManyThreads,
     /// All directory entries of the segment are taken.
@@ -75,9 +77,15 @@ impl Error {
         let source = source.into();
         let kind = match source.raw_os_error() {
             Some(libc_code::ENOSPC | libc_code::ENOMEM | libc_code::EFBIG) => ErrorKind::OutOfSpace,
+            Some(libc_code::ENFILE | libc_code::EMFILE) => ErrorKind::TooManyFiles,
             Some(libc_code::ENOSYS | libc_code::EOPNOTSUPP) => ErrorKind::Unsupported,
             _ => ErrorKind::Os,
         };
+        Self::os_as(kind, doing, source)
+    }
+
+    /// The operating system refused while `doing` something, for a reason that has a kind.
+    pub(crate) fn os_as(kind: ErrorKind, doing: impl Into<String>, source: io::Error) -> Self {
         Self(Box::new(Inner { kind, doing: doing.into(), message: source.to_string(), source: Some(source) }))
     }
 
@@ -96,6 +104,8 @@ impl Error {
 mod libc_code {
     pub(super) const ENOMEM: i32 = 12;
     pub(super) const EFBIG: i32 = 27;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
     pub(super) const ENOSPC: i32 = 28;
     pub(super) const ENOSYS: i32 = 38;
     pub(super) const EOPNOTSUPP: i32 = 95;

@@ -9,7 +9,7 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Read;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use kinfolk::{Array, Event, Mutex, Process, Queue, RwLock, Semaphore, Value, pipe};
@@ -163,7 +163,7 @@ fn in_strict_mode((fd, calls): (i32, bool)) {
             unsafe { libc::syscall(libc::SYS_getppid) };
         }
     }
-    // SAFETY: a byte of ours to a pipe that was inherited.
+    // SAFETY: a byte of ours to a pipe that was kept open for us.
     unsafe { libc::write(fd, [1u8].as_ptr().cast(), 1) };
     loop {
         std::hint::spin_loop();
@@ -175,12 +175,8 @@ fn ends(calls: bool) -> bool {
     let _watchdog = watchdog(Duration::from_secs(60));
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut reader = std::fs::File::from(reader);
-    // SAFETY: the descriptor is open; from now on children inherit it.
-    assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFD, 0) }, 0);
-    let fd = writer.into_raw_fd();
-    let child = Process::builder().daemon(true).spawn(in_strict_mode, (fd, calls)).unwrap();
-    // SAFETY: ours, and nobody else closes it.
-    assert_eq!(unsafe { libc::close(fd) }, 0);
+    let fd = writer.as_raw_fd();
+    let child = Process::builder().daemon(true).keep(writer).spawn(in_strict_mode, (fd, calls)).unwrap();
     let mut done = [0];
     let count = reader.read(&mut done).unwrap();
     let _ = child.kill();

@@ -115,7 +115,7 @@ fn a_panic_comes_with_message_and_place() {
     process.child().wait().unwrap();
     assert_eq!(process.exit_code(), Some(1));
     match process.join() {
-        Err(JoinError::Panicked { message, location }) => {
+        Err(JoinError::Panicked { message, location, .. }) => {
             assert_eq!(message, "no 7 today");
             assert!(location.starts_with(&format!("{}:{line}:", file!())), "{location}");
         }

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const UNSAFE: &[(&str, &str)] = &[
     ("src/channel/models.rs", "cells that loom watches"),
     ("src/process/child.rs", "takes over descriptors that the parent named"),
-    ("src/process/entry.rs", "stands in .init_array, edits the environment before main"),
+    ("src/process/entry.rs", "stands in .init_array, edits the environment and closes what was inherited before main"),
     ("src/process/function.rs", "makes a value of a function type without size"),
     ("src/ring/models.rs", "cells that loom watches"),
     ("src/ring/models/sides.rs", "cells that loom watches"),

@@ -13,6 +13,7 @@ mod wire;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use kinfolk::process::Builder;
 use kinfolk::{Connection, Process};
 use serde::{Deserialize, Serialize};
 
@@ -177,9 +178,9 @@ impl Pair {
 /// The first process: sends, and holds the clock.
 fn drive(Drive { case, cpus: [here, there], orders }: Drive) {
     placement::pin(here).expect("pin the driver");
-    let (mut wire, ends) = Wire::pair(case.who).expect("make the transport");
-    let peer = Process::spawn(answer, Answer { case, cpu: there, ends: ends.clone() }).expect("start the peer");
-    ends.close_here();
+    let (mut wire, ends, kept) = Wire::pair(case.who).expect("make the transport");
+    let builder = kept.into_iter().fold(Process::builder(), Builder::keep);
+    let peer = builder.spawn(answer, Answer { case, cpu: there, ends }).expect("start the peer");
 
     while let Ok(order) = orders.recv() {
         let start = Instant::now();

@@ -8,11 +8,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use kinfolk::Queue;
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
@@ -40,24 +39,15 @@ enum Link {
 }
 
 /// The other end, on its way to another process: queues, or the numbers of descriptors that it inherits.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) enum Ends {
     Queues { out: Queue<Vec<u8>>, inward: Queue<Vec<u8>> },
     Fds { out: RawFd, inward: RawFd },
 }
 
-impl Ends {
-    /// Closes them in this process, once the other has inherited them.
-    pub(super) fn close_here(self) {
-        if let Self::Fds { out, inward } = self {
-            drop(own([out, inward]));
-        }
-    }
-}
-
 /// The files of two descriptors that have no owner in this process; they may be the same.
 fn own([out, inward]: [RawFd; 2]) -> (File, File) {
-    // SAFETY: descriptors that came with the process or were let go for the other one, and are owned once, here.
+    // SAFETY: descriptors that came with the process, and are owned once, here.
     let out = unsafe { OwnedFd::from_raw_fd(out) };
     let inward = if out.as_raw_fd() == inward {
         out.try_clone().expect("duplicate a descriptor")
@@ -68,36 +58,29 @@ fn own([out, inward]: [RawFd; 2]) -> (File, File) {
     (out.into(), inward.into())
 }
 
-/// Lets children inherit a descriptor: its number.
-fn inherited(fd: OwnedFd) -> io::Result<RawFd> {
-    fcntl_setfd(&fd, FdFlags::empty())?;
-    Ok(fd.into_raw_fd())
-}
-
 impl Wire {
-    /// A new transport: this process's end, and the other.
-    pub(super) fn pair(who: Who) -> Result<(Self, Ends), Failure> {
-        // This side's ends are closed on exec, so that each process has its own ends only and sees the other's end; the
-        // other side's are not, so that it inherits them.
-        let ([out, inward], [its_out, its_inward]) = match who {
+    /// A new transport: this process's end, the other, and the descriptors that the other side has to keep. So each
+    /// process has its own ends only, and sees the other's end.
+    pub(super) fn pair(who: Who) -> Result<(Self, Ends, Vec<OwnedFd>), Failure> {
+        let ([out, inward], [its_out, its_inward], kept) = match who {
             Who::Kinfolk => {
                 let (there, back) = (Queue::new(0)?, Queue::new(0)?);
                 let ends = Ends::Queues { out: back.clone(), inward: there.clone() };
-                return Ok((Self::new(Link::Queues { out: there, inward: back }), ends));
+                return Ok((Self::new(Link::Queues { out: there, inward: back }), ends, Vec::new()));
             }
             Who::Pipe => {
                 let ((its_inward, out), (inward, its_out)) =
                     (pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?);
-                ([out, inward], [inherited(its_out)?, inherited(its_inward)?])
+                ([out, inward], [its_out.as_raw_fd(), its_inward.as_raw_fd()], vec![its_out, its_inward])
             }
             Who::UnixSocket => {
                 let (here, there) = UnixStream::pair()?;
                 let here = OwnedFd::from(here);
-                ([here.try_clone()?, here], [inherited(there.into())?; 2])
+                ([here.try_clone()?, here], [there.as_raw_fd(); 2], vec![there.into()])
             }
         };
         let link = Link::Stream { out: out.into(), inward: inward.into() };
-        Ok((Self::new(link), Ends::Fds { out: its_out, inward: its_inward }))
+        Ok((Self::new(link), Ends::Fds { out: its_out, inward: its_inward }, kept))
     }
 
     /// The end that came from another process.

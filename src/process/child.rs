@@ -5,13 +5,14 @@ use super::entry::Ticket;
 use super::handoff::{Failure, Handoff, INLINE_BYTES, Order, Panic, Verdict};
 use crate::error::Error;
 use crate::segment::Segment;
-use crate::sys::spawn;
+use crate::sys::{overflow, spawn};
 use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Exit codes, as Python's.
 const OK: i32 = 0;
@@ -62,24 +63,35 @@ impl Work {
     fn run(self, order: Order) -> i32 {
         let work = Arc::new(self);
         note_panics(&work);
+        if let Err(error) = order.setup.apply() {
+            return work.fail(&error);
+        }
         let found = order.function.find().and_then(|record| Ok((record, work.handoff.arguments()?)));
         let (record, arguments) = match found {
             Ok(found) => found,
             Err(error) => return work.fail(&error),
         };
+        // Set once: this process is one child.
+        let _ = AT_WORK.set(Arc::downgrade(&work));
+        let last_words =
+            format!("\nthread '{}' has overflowed its stack\nfatal runtime error: stack overflow\n", order.name);
         let task = {
             let work = Arc::clone(&work);
-            move || match catch_unwind(AssertUnwindSafe(|| record.entry()(arguments, work.parent_row))) {
-                Ok(Ok(result)) => match work.publish(Verdict::Returned, &result) {
-                    Ok(()) => OK,
-                    Err(error) => work.fail(&error),
-                },
-                Ok(Err(error)) => work.fail(&error),
-                Err(payload) => {
-                    work.tell_panic(last_panic(&*payload));
-                    // Its destructor might panic again.
-                    std::mem::forget(payload);
-                    FAILED
+            move || {
+                // If that fails, a stack overflow is a SIGSEGV as others are.
+                let _ = overflow::watch(note_overflow, last_words);
+                match catch_unwind(AssertUnwindSafe(|| record.entry()(arguments, work.parent_row))) {
+                    Ok(Ok(result)) => match work.publish(Verdict::Returned, &result) {
+                        Ok(()) => OK,
+                        Err(error) => work.fail(&error),
+                    },
+                    Ok(Err(error)) => work.fail(&error),
+                    Err(payload) => {
+                        work.tell_panic(last_panic(&*payload));
+                        // Its destructor might panic again.
+                        std::mem::forget(payload);
+                        FAILED
+                    }
                 }
             }
         };
@@ -115,10 +127,21 @@ impl Work {
         let encoded = |panic: &Panic| postcard::to_stdvec(panic).expect("two strings are encodable");
         if self.publish(Verdict::Panicked, &encoded(&panic)).is_err() {
             // No room for all of it.
+            panic.backtrace = None;
             shorten(&mut panic.message, INLINE_BYTES / 2);
             shorten(&mut panic.location, INLINE_BYTES / 4);
             self.publish(Verdict::Panicked, &encoded(&panic)).expect("it is short enough to lie inline");
         }
+    }
+}
+
+/// The work of this process, as long as it lasts.
+static AT_WORK: OnceLock<Weak<Work>> = OnceLock::new();
+
+/// In a signal handler of the function's thread, which has the work: nothing is allocated or dropped here.
+fn note_overflow() {
+    if let Some(work) = AT_WORK.get().and_then(Weak::upgrade) {
+        work.handoff.note_overflow();
     }
 }
 
@@ -134,7 +157,9 @@ fn note_panics(work: &Arc<Work>) {
     let aborting = cfg!(panic = "abort").then(|| Arc::clone(work));
     std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         let location = info.location().map(ToString::to_string).unwrap_or_else(unknown);
-        let panic = Panic { message: message_of(info.payload()), location };
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        let panic = Panic { message: message_of(info.payload()), location, backtrace };
         match &aborting {
             Some(work) => work.tell_panic(panic),
             // A panic while the thread's locals are torn down is in nobody's result.
@@ -150,7 +175,7 @@ fn last_panic(payload: &(dyn Any + Send)) -> Panic {
     // `resume_unwind` calls no hook, and a hook of the program's own may have replaced ours.
     match LAST_PANIC.take() {
         Some(last) if last.message == message => last,
-        _ => Panic { message, location: unknown() },
+        _ => Panic { message, location: unknown(), backtrace: None },
     }
 }
 

@@ -1,10 +1,12 @@
 //! Who this process is, and who started it.
 
 use super::handoff::Order;
+use crate::sys::clock::Deadline;
 use crate::sys::spawn;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The process that asks: see [`current`].
 #[derive(Debug)]
@@ -113,7 +115,29 @@ impl Parent {
     ///
     /// It does not block.
     pub fn is_alive(&self) -> bool {
-        !spawn::is_hung_up(self.life.as_fd()).unwrap_or(false)
+        !self.join_timeout(Duration::ZERO)
+    }
+
+    /// Blocks until the parent has ended, and then no longer, since this process ends with it: for a thread that has
+    /// nothing else to do. Python: `parent_process().join()`.
+    pub fn join(&self) {
+        self.ends_by(Deadline::NEVER);
+    }
+
+    /// Blocks until the parent has ended, or `timeout` has passed; whether it has ended, which this process survives for
+    /// moments only. Python: `parent_process().join(timeout)`.
+    pub fn join_timeout(&self, timeout: Duration) -> bool {
+        self.ends_by(Deadline::after(timeout))
+    }
+
+    /// A descriptor that polls as hung up once the parent has ended.
+    pub fn sentinel(&self) -> BorrowedFd<'_> {
+        self.life.as_fd()
+    }
+
+    fn ends_by(&self, deadline: Deadline) -> bool {
+        // The pipe that ends this process, and not a pidfd: a number that the parent left may be another's by now.
+        spawn::hangs_up(self.life.as_fd(), deadline).unwrap_or(false)
     }
 }
 

@@ -15,31 +15,45 @@ use std::os::fd::RawFd;
 pub(super) const VARIABLE: &str = "KINFOLK_CHILD";
 
 /// What the variable says: what the parent left open, and where the work lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) segment: RawFd,
     pub(super) lock: RawFd,
     pub(super) life: RawFd,
     pub(super) row: u32,
     pub(super) handoff: ObjectId,
+    /// What the program wants open besides.
+    pub(super) kept: Vec<RawFd>,
 }
 
 /// Tickets of another version are for another copy of this library in the same program.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ":");
 
 impl Ticket {
-    pub(super) fn to_text(self) -> String {
-        let Self { segment, lock, life, row, handoff: ObjectId { index, generation } } = self;
-        format!("{VERSION}{segment},{lock},{life},{row},{index},{generation}")
+    pub(super) fn to_text(&self) -> String {
+        let Self { segment, lock, life, row, handoff: ObjectId { index, generation }, kept } = self;
+        let kept: String = kept.iter().map(|fd| format!(",{fd}")).collect();
+        format!("{VERSION}{segment},{lock},{life},{row},{index},{generation}{kept}")
     }
 
     /// `None` if `text` is not what [`to_text`](Self::to_text) makes.
     fn parse(text: &str) -> Option<Self> {
         let numbers: Result<Vec<u32>, _> = text.strip_prefix(VERSION)?.split(',').map(str::parse).collect();
-        let [segment, lock, life, row, index, generation] = numbers.ok()?[..] else { return None };
-        let fd = |n: u32| RawFd::try_from(n).ok();
-        let handoff = ObjectId { index, generation };
-        Some(Self { segment: fd(segment)?, lock: fd(lock)?, life: fd(life)?, row, handoff })
+        let numbers = numbers.ok()?;
+        let [segment, lock, life, row, index, generation, kept @ ..] = &numbers[..] else { return None };
+        let fd = |n: &u32| RawFd::try_from(*n).ok();
+        let handoff = ObjectId { index: *index, generation: *generation };
+        let kept = kept.iter().map(fd).collect::<Option<_>>()?;
+        let ticket = Self { segment: fd(segment)?, lock: fd(lock)?, life: fd(life)?, row: *row, handoff, kept };
+        // Each is taken over by an owner of its own.
+        let mut all = ticket.descriptors();
+        all.sort_unstable();
+        all.windows(2).all(|pair| pair[0] != pair[1]).then_some(ticket)
+    }
+
+    /// All that the parent left open.
+    fn descriptors(&self) -> Vec<RawFd> {
+        [self.segment, self.lock, self.life].iter().chain(&self.kept).copied().collect()
     }
 }
 
@@ -60,6 +74,11 @@ extern "C" fn enter(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char,
         eprintln!("kinfolk: the environment variable {VARIABLE} is set, but not by a parent of this process");
         std::process::exit(1);
     };
+    // SAFETY: nothing of the program has run yet that could know of other descriptors.
+    if let Err(error) = unsafe { spawn::close_inherited_but(&ticket.descriptors()) } {
+        eprintln!("kinfolk: the child process cannot close what it inherited: {error}");
+        std::process::exit(1);
+    }
     spawn::prepare_runtime();
     for constructor in Image::of_program().constructors_after(enter) {
         constructor(argc, argv, envp);
@@ -74,14 +93,20 @@ mod tests {
     #[test]
     fn a_ticket_is_read_as_it_was_written() {
         let handoff = ObjectId { index: 7, generation: u32::MAX };
-        let ticket = Ticket { segment: 3, lock: 4, life: 5, row: 255, handoff };
-        assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
+        for kept in [vec![], vec![9], vec![i32::MAX, 6]] {
+            let ticket = Ticket { segment: 3, lock: 4, life: 5, row: 255, handoff, kept };
+            assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
+        }
     }
 
     #[test]
     fn other_texts_are_no_tickets() {
-        for text in ["", "0.0.0:1,2,3,4,5,6", &format!("{VERSION}1,2,3"), &format!("{VERSION}1,2,3,4,5,-6")] {
-            assert_eq!(Ticket::parse(text), None);
+        assert_eq!(Ticket::parse("0.0.0:1,2,3,4,5,6"), None);
+        for numbers in
+            ["", "1,2,3", "1,2,3,4,5,-6", "1,2,3,4,5,6,", "3,3,4,1,1,1", "3,4,5,1,1,1,4", "4294967295,4,5,1,1,1"]
+        {
+            assert_eq!(Ticket::parse(numbers), None);
+            assert_eq!(Ticket::parse(&format!("{VERSION}{numbers}")), None, "{numbers}");
         }
     }
 }

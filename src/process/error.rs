@@ -17,7 +17,12 @@ pub enum JoinError {
         message: String,
         /// Where, as `file:line:column`.
         location: String,
+        /// The calls that led there, innermost first, if the environment variable `RUST_BACKTRACE` asked for them.
+        backtrace: Option<String>,
     },
+    /// The function used up its thread's stack. The child has said so on its standard error, and ended by SIGABRT.
+    #[error("the process overflowed its stack")]
+    StackOverflow,
     /// A signal ended the process before the function had returned.
     #[error("the process was killed by {}{}", Signal(*signal), if *core_dumped { " (core dumped)" } else { "" })]
     Signaled {

@@ -216,7 +216,9 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     /// ```
     ///
     /// Python: `Process.join()`, which returns nothing.
-    pub fn join(self) -> Result<R, JoinError> {
+    pub fn join(mut self) -> Result<R, JoinError> {
+        // A child that reads to the end of its input would wait for us.
+        drop(self.stdin.take());
         let ended = self.child.0.wait(Deadline::NEVER).map_err(JoinError::Failed)?;
         self.outcome(ended.unwrap_or(Ended::Unknown))
     }
@@ -256,13 +258,14 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
                 read(&bytes, "result")
             }
             Some((Verdict::Panicked, bytes)) => {
-                let Panic { message, location } = decode(&bytes, "panic").map_err(JoinError::Decode)?;
-                Err(JoinError::Panicked { message, location })
+                let Panic { message, location, backtrace } = decode(&bytes, "panic").map_err(JoinError::Decode)?;
+                Err(JoinError::Panicked { message, location, backtrace })
             }
             Some((Verdict::Failed, bytes)) => {
                 let failure: Failure = decode(&bytes, "failure").map_err(JoinError::Decode)?;
                 Err(JoinError::Failed(failure.into_error()))
             }
+            Some((Verdict::Overflowed, _)) => Err(JoinError::StackOverflow),
             None => Err(match ended {
                 Ended::Exited(code) => JoinError::Exited { code },
                 Ended::Signaled { signal, core_dumped } => JoinError::Signaled { signal, core_dumped },

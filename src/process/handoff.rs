@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! ```text
-//!   0  state         u32   READY 0, or how the function ended: RETURNED 1, PANICKED 2, FAILED 3
+//!   0  state         u32   READY 0, or how the function ended: RETURNED 1, PANICKED 2, FAILED 3, OVERFLOWED 4
 //!   4  order_bytes   u32   the order: an encoded [`Order`], from 576 on
 //!   8  args_bytes    u64   the encoded arguments, behind the order
 //!  16  answer        u64   0, or the id of the object that holds the answer: index + 1 : 32 | generation : 32
@@ -29,6 +29,7 @@
 //! The child's Release store of `state` matches the parent's Acquire load of it, to make the answer visible. Everything
 //! that the parent writes is ordered before the child by the system call that starts it.
 
+use super::builder::Setup;
 use super::function::{FunctionId, decode};
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment};
@@ -41,7 +42,7 @@ static HANDOFF: Kind = Kind::plain("handoff", 10);
 #[linkme::distributed_slice(KINDS)]
 static ANSWER: Kind = Kind::plain("answer", 11);
 /// Hash of the layout above (there is no type parameter to hash): change it with the layout.
-const LAYOUT: u64 = 0x6b69_6e68_616e_6401;
+const LAYOUT: u64 = 0x6b69_6e68_616e_6402;
 
 const STATE: usize = 0;
 const ORDER_BYTES: usize = 4;
@@ -63,6 +64,8 @@ pub(super) enum Verdict {
     Panicked = 2,
     /// The answer is an encoded [`Failure`].
     Failed = 3,
+    /// It has used up its stack. There is no answer.
+    Overflowed = 4,
 }
 
 /// What the child is to do, and who it is.
@@ -77,6 +80,7 @@ pub(super) struct Order {
     pub(super) parent_pid: u32,
     /// The parent's process row, for which the answer is opened.
     pub(super) parent_row: u32,
+    pub(super) setup: Setup,
 }
 
 /// What is told of a panic.
@@ -84,6 +88,7 @@ pub(super) struct Order {
 pub(super) struct Panic {
     pub(super) message: String,
     pub(super) location: String,
+    pub(super) backtrace: Option<String>,
 }
 
 /// An [`Error`] of the child, told to the parent.
@@ -94,7 +99,7 @@ pub(super) struct Failure {
 }
 
 /// Kinds that travel, by their number; others arrive as [`ErrorKind::Os`].
-const ERROR_KINDS: [ErrorKind; 9] = [
+const ERROR_KINDS: [ErrorKind; 13] = [
     ErrorKind::Os,
     ErrorKind::Codec,
     ErrorKind::ForeignFunction,
@@ -104,6 +109,10 @@ const ERROR_KINDS: [ErrorKind; 9] = [
     ErrorKind::Corrupt,
     ErrorKind::Gone,
     ErrorKind::TypeMismatch,
+    ErrorKind::InvalidInput,
+    ErrorKind::TooManyFiles,
+    ErrorKind::TooManyProcesses,
+    ErrorKind::Unsupported,
 ];
 
 impl Failure {
@@ -211,6 +220,12 @@ impl Handoff {
         Ok(())
     }
 
+    /// In the child, in a signal handler: the function has used up its stack. An answer that was published stays.
+    pub(super) fn note_overflow(&self) {
+        // Release: as all stores of `state`. Relaxed: a failure is not looked at.
+        let _ = self.object.word32(STATE).compare_exchange(READY, Verdict::Overflowed as u32, Release, Relaxed);
+    }
+
     /// In the parent, after the child's end: the answer, if there is one. It can be read again.
     pub(super) fn answer(&self) -> Result<Option<(Verdict, Vec<u8>)>, Error> {
         let verdict = match self.object.word32(STATE).load(Acquire) {
@@ -218,16 +233,17 @@ impl Handoff {
             1 => Some(Verdict::Returned),
             2 => Some(Verdict::Panicked),
             3 => Some(Verdict::Failed),
-            other => return Err(Error::corrupt("handoff", "state", other, "0 to 3")),
+            4 => Some(Verdict::Overflowed),
+            other => return Err(Error::corrupt("handoff", "state", other, "0 to 4")),
         };
         let id = self.object.word64(ANSWER_ID).load(Acquire);
-        let Some(verdict) = verdict else {
+        let Some(verdict) = verdict.filter(|verdict| *verdict != Verdict::Overflowed) else {
             // A child killed before the commit may have opened the answer for us: to open and drop it gives it back.
             // If it did not get that far, the object is gone, or is about to go with the child's row.
             if let Some(id) = id_of(id) {
                 drop(self.segment.open_object(id, &ANSWER, LAYOUT));
             }
-            return Ok(None);
+            return Ok(verdict.map(|verdict| (verdict, Vec::new())));
         };
         let len = self.object.word64(ANSWER_BYTES).load(Relaxed);
         let Some(id) = id_of(id) else {
@@ -275,6 +291,7 @@ mod tests {
             parent_name: "MainProcess".into(),
             parent_pid: 1,
             parent_row,
+            setup: Setup::default(),
         };
         Handoff::create(segment, &order, b"args", segment.row()).unwrap()
     }

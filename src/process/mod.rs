@@ -12,8 +12,10 @@
 //! ```
 //!
 //! # What a child inherits
-//! Environment, arguments, working directory, standard streams, the calling thread's signal mask, ignored signals. No
-//! other descriptor, no memory, no thread: a `static` has its initial value in the child. `main` does not run in it;
+//! Environment, arguments, working directory, standard streams, priority and CPU affinity, the calling thread's signal
+//! mask, ignored signals: what of it should differ, [`Builder`] says. No other descriptor, not even one without
+//! `FD_CLOEXEC`, unless it is [kept](Builder::keep); no memory, no thread: a `static` has its initial value in the child.
+//! `main` does not run in it;
 //! constructors that the C library would run before `main` do. Where the C library passes them no arguments (musl),
 //! [`std::env::args`] is empty in a child.
 //!
@@ -26,6 +28,7 @@
 //! 1. A child is waited for and signalled through its pidfd alone; the kernel is asked for its status once.
 //! 2. The registry's lock is never held while code of the program runs, nor while anything blocks.
 
+mod builder;
 mod child;
 mod current;
 mod entry;
@@ -35,18 +38,21 @@ mod function;
 mod handle;
 mod handoff;
 mod spawn;
+mod stdio;
 
+pub use builder::Builder;
 pub use current::{Current, Parent, cpu_count, current, parent};
 pub use error::JoinError;
 pub use exit::active_children;
 pub use handle::Child;
-pub use spawn::Builder;
+pub use stdio::Stdio;
 
 use crate::error::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
 
 /// A child process, and the claim on what its function returns.
 ///
@@ -56,6 +62,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Python: `multiprocessing.Process`, started.
 #[derive(Debug)]
 pub struct Process<R> {
+    /// The child's standard input, if it was made [piped](Stdio::piped). [`join`](Self::join) closes it first.
+    pub stdin: Option<ChildStdin>,
+    /// The child's standard output, if it was made [piped](Stdio::piped). Read it before [`join`](Self::join), or in
+    /// another thread: a child that has filled the pipe goes on only when it is read.
+    pub stdout: Option<ChildStdout>,
+    /// The child's standard error, if it was made [piped](Stdio::piped). As [`stdout`](Self::stdout).
+    pub stderr: Option<ChildStderr>,
     child: Child,
     result: PhantomData<fn() -> R>,
 }
@@ -86,10 +99,15 @@ pub trait Run: Serialize + DeserializeOwned + 'static {
 
     /// Does the work, in the child.
     fn run(self) -> Self::Output;
+
+    /// What the child is called, unless [`Builder::name`] says; by default as any other. Asked in the parent, once.
+    fn name(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Process<()> {
-    /// Starts a child under a name, or as a daemon.
+    /// Starts a child that is to differ from this process: in its name, its environment, its streams.
     ///
     /// ```
     /// use kinfolk::{Process, process};
@@ -114,7 +132,8 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     /// `args` is encoded here and dropped before this returns.
     ///
     /// # Errors
-    /// [`ErrorKind::TooManyProcesses`](crate::ErrorKind::TooManyProcesses) if the family is full,
+    /// [`ErrorKind::TooManyProcesses`](crate::ErrorKind::TooManyProcesses) if the family is full, or the user has as many
+    /// processes as the system allows, [`TooManyFiles`](crate::ErrorKind::TooManyFiles),
     /// [`OutOfSpace`](crate::ErrorKind::OutOfSpace) if the arguments do not fit its memory,
     /// [`Codec`](crate::ErrorKind::Codec) if they cannot be encoded,
     /// [`ForeignFunction`](crate::ErrorKind::ForeignFunction) for a function of a shared object, and
@@ -196,6 +215,14 @@ impl<R> Process<R> {
     /// As [`Child::terminate`].
     pub fn interrupt(&self) -> Result<(), Error> {
         self.child.interrupt()
+    }
+
+    /// Gives the handle of a child that has ended up; of one that has not, back. Nothing is lost by dropping it instead.
+    ///
+    /// # Errors
+    /// The process itself, if it lives. Python: `close()`, which raises `ValueError` then.
+    pub fn close(self) -> Result<(), Self> {
+        if self.is_alive() { Err(self) } else { Ok(()) }
     }
 
     /// A descriptor that polls as readable once it has ended: see [`Child::sentinel`].

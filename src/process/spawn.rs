@@ -1,48 +1,30 @@
 //! Starting a child.
 
-use super::entry::{Ticket, VARIABLE};
+use super::builder::Builder;
+use super::entry::Ticket;
 use super::function::{FunctionId, decode, encode_for};
 use super::handle::{Child, Shared};
 use super::handoff::{Handoff, Order};
+use super::stdio::Direction;
 use super::{Process, Run, current, exit};
 use crate::error::{Error, ErrorKind};
 use crate::segment::Segment;
 use crate::sys::identity::{Pidfd, abandon_child};
-use crate::sys::spawn::{self, Above};
+use crate::sys::spawn::{self, Above, Launch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-/// How a child is to be started: see [`Process::builder`].
-#[derive(Clone, Debug, Default)]
-#[must_use = "nothing is started until `spawn` or `run` is called"]
-pub struct Builder {
-    name: Option<String>,
-    daemon: Option<bool>,
-}
-
 impl Builder {
-    /// Names the child, for [`current`](super::current), its first thread, and panic messages. By default it is
-    /// `Process-1`, `Process-2` and so on; in `Process-1`, `Process-1:1` and so on.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Says whether the child is a daemon: terminated when this process exits, instead of waited for. By default it is
-    /// one if this process is one.
-    pub fn daemon(mut self, daemon: bool) -> Self {
-        self.daemon = Some(daemon);
-        self
-    }
-
     /// Starts a child that calls `function` with `args`: see [`Process::spawn`].
     ///
     /// # Errors
-    /// As [`Process::spawn`]; [`ErrorKind::InvalidInput`] if the name holds a NUL.
+    /// As [`Process::spawn`]; [`ErrorKind::InvalidInput`] for a name or a variable that the system cannot carry, and for a
+    /// [kept](Self::keep) standard stream; [`ErrorKind::Os`] if there is no such [directory](Self::current_dir).
     pub fn spawn<F, A, R>(self, function: F, args: A) -> Result<Process<R>, Error>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
@@ -53,10 +35,7 @@ impl Builder {
         exit::reap();
         let this = current::current();
         let lineage = this.next_child();
-        let name = self.name.unwrap_or_else(|| current::default_name(&lineage));
-        if name.contains('\0') {
-            return Err(Error::new(ErrorKind::InvalidInput, "start process", format!("the name {name:?} holds a NUL")));
-        }
+        let name = self.checked(|| current::default_name(&lineage))?;
         let os = |e| Error::os(format!("start process {name:?}"), e);
 
         let segment = Segment::family()?;
@@ -69,6 +48,7 @@ impl Builder {
             parent_name: this.name().to_owned(),
             parent_pid: this.pid(),
             parent_row: segment.row(),
+            setup: self.setup()?,
         };
         let encoded = encode_for(row.index, &args, "arguments")?;
         let handoff = Handoff::create(&segment, &order, &encoded, row.index)?;
@@ -83,11 +63,24 @@ impl Builder {
             life: life.as_raw_fd(),
             row: row.index,
             handoff: handoff.id(),
+            kept: self.kept.iter().map(|fd| fd.as_raw_fd()).collect(),
         };
-        let inherited = [segment_fd.as_fd(), lock_fd.as_fd(), life.as_fd()];
-        let pid = spawn::spawn_self((VARIABLE, &ticket.to_text()), &inherited).map_err(os)?;
+        let mut inherited = vec![segment_fd.as_fd(), lock_fd.as_fd(), life.as_fd()];
+        inherited.extend(self.kept.iter().map(|fd| fd.as_fd()));
+        let (input, to_input) = self.streams[0].open(Direction::In).map_err(os)?;
+        let (output, from_output) = self.streams[1].open(Direction::Out).map_err(os)?;
+        let (errors, from_errors) = self.streams[2].open(Direction::Out).map_err(os)?;
+        let streams = [&input, &output, &errors].map(|given| given.as_ref().map(AsFd::as_fd));
+        let launch = Launch { environment: self.environment(ticket.to_text()), inherited, streams };
+        let pid = spawn::spawn_self(&launch).map_err(|e| match e.kind() {
+            // Not memory, which has a number of its own, but how many processes a user may have.
+            io::ErrorKind::WouldBlock => {
+                Error::os_as(ErrorKind::TooManyProcesses, format!("start process {name:?}"), e)
+            }
+            _ => os(e),
+        })?;
         let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid)).map_err(os)?;
-        drop((segment_fd, lock_fd));
+        drop((segment_fd, lock_fd, input, output, errors));
         let row_index = row.index;
         row.started(pid);
 
@@ -103,14 +96,21 @@ impl Builder {
             discard: |bytes| drop(decode::<R>(bytes, "result")),
         });
         exit::register(&child);
-        Ok(Process { child: Child(child), result: PhantomData })
+        Ok(Process {
+            stdin: to_input.map(Into::into),
+            stdout: from_output.map(Into::into),
+            stderr: from_errors.map(Into::into),
+            child: Child(child),
+            result: PhantomData,
+        })
     }
 
     /// Starts a child that runs `job`: see [`Process::run`].
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn).
-    pub fn run<J: Run>(self, job: J) -> Result<Process<J::Output>, Error> {
+    pub fn run<J: Run>(mut self, job: J) -> Result<Process<J::Output>, Error> {
+        self.name = self.name.or_else(|| job.name());
         self.spawn(J::run, job)
     }
 }

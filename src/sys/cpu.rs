@@ -1,5 +1,7 @@
 //! Which CPU runs this thread, and whether another could run its peer.
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 /// Number of the CPU that runs the calling thread, right now (about 1 ns where glibc registers `rseq`, a vDSO call elsewhere).
 #[inline]
 pub fn current() -> u32 {
@@ -25,4 +27,19 @@ pub fn is_multiple() -> bool {
 #[inline]
 pub fn is_elsewhere(peer: Option<u32>) -> bool {
     is_multiple() && peer.is_none_or(|cpu| cpu != current())
+}
+
+/// Lets the calling thread, and those that it starts later, run on these CPUs only.
+pub fn pin(cpus: &[u32]) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        let fits = (cpu as usize) < CpuSet::MAX_CPU;
+        set.set(if fits { cpu as usize } else { return Err(std::io::ErrorKind::InvalidInput.into()) });
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Adds to the nice value of the calling thread and of those that it starts later; the system keeps it from -20 to 19.
+pub fn be_nicer(by: i32) -> std::io::Result<()> {
+    Ok(rustix::process::nice(by).map(drop)?)
 }

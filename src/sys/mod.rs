@@ -18,6 +18,7 @@ pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
 pub mod models;
+pub mod overflow;
 pub mod poll;
 #[cfg(feature = "raw-sync")]
 pub mod pthread;

@@ -6,33 +6,48 @@
 //! parent's *thread*. Each child opens the pipe anew through `/proc`, because owner and signal belong to an open file
 //! description, and siblings would overwrite each other's.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use super::clock::Deadline;
+use super::identity::timespec;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
 
-/// Starts this program once more, with its own arguments and environment plus `variable`, and with `inherited` open
-/// under the same numbers; gives the child's pid.
+/// What a child finds when it begins.
+pub struct Launch<'a> {
+    /// Its environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// Open under the same numbers, which are above 2.
+    pub inherited: Vec<BorrowedFd<'a>>,
+    /// Its standard input, output and error, where they are not this process's. The numbers here are above 2.
+    pub streams: [Option<BorrowedFd<'a>>; 3],
+}
+
+/// Starts this program once more, with its own arguments; gives the child's pid.
 ///
 /// The child gets the calling thread's signal mask and ignores the signals that this process ignores.
-pub fn spawn_self(variable: (&str, &str), inherited: &[BorrowedFd<'_>]) -> io::Result<u32> {
+pub fn spawn_self(launch: &Launch<'_>) -> io::Result<u32> {
     let mut actions = nix::spawn::PosixSpawnFileActions::init()?;
-    for fd in inherited {
+    for fd in &launch.inherited {
         // A descriptor copied onto itself loses FD_CLOEXEC, in the child only.
         actions.add_dup2(fd.as_raw_fd(), fd.as_raw_fd())?;
     }
-    let attributes = nix::spawn::PosixSpawnAttr::init()?;
-    let mut environment = Vec::new();
-    for (name, value) in std::env::vars_os().filter(|(name, _)| name != variable.0) {
-        environment.push(assignment(&name, &value)?);
+    for (number, stream) in (0..).zip(launch.streams) {
+        if let Some(fd) = stream {
+            actions.add_dup2(fd.as_raw_fd(), number)?;
+        }
     }
-    environment.push(assignment(OsStr::new(variable.0), OsStr::new(variable.1))?);
+    let attributes = nix::spawn::PosixSpawnAttr::init()?;
+    let environment: Vec<CString> =
+        launch.environment.iter().map(|(name, value)| assignment(name, value)).collect::<io::Result<_>>()?;
     let pid = nix::spawn::posix_spawn("/proc/self/exe", &actions, &attributes, &arguments()?, &environment)?;
     Ok(pid.as_raw().unsigned_abs())
 }
@@ -81,6 +96,17 @@ impl AsFd for Above<'_> {
     }
 }
 
+/// A pipe whose two ends, the one to read from first, have such numbers.
+pub fn pipe_above_stdio() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((above_stdio(read)?, above_stdio(write)?))
+}
+
+/// What swallows all and says nothing, under such a number.
+pub fn null_device() -> io::Result<OwnedFd> {
+    above_stdio(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// As [`Above::stdio`], for a descriptor that is to be kept.
 fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
@@ -98,6 +124,29 @@ pub unsafe fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::CLOEXEC)?;
     // SAFETY: the number is open (the call above succeeded) and by the caller's promise nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes what this process was left open when the program was started, but the standard streams and `kept`.
+///
+/// What earlier constructors have opened stays, if they did so as one should, with `O_CLOEXEC`.
+///
+/// # Safety
+/// Nobody in this process uses any other descriptor that was there when the program was started.
+pub unsafe fn close_inherited_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut strays = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        // SAFETY: F_GETFD only asks, and takes no pointer.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        if fd > 2 && flags & libc::FD_CLOEXEC == 0 && !kept.contains(&fd) {
+            strays.push(fd);
+        }
+    }
+    for fd in strays {
+        // SAFETY: nobody uses it, by the caller's promise.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
 }
 
 /// Reads and removes an environment variable.
@@ -168,8 +217,8 @@ pub fn life_pipe() -> io::Result<Arc<OwnedFd>> {
     FORK_HOOK.call_once(|| unsafe {
         pthread_atfork(None, None, Some(let_go_of_life));
     });
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (read, write) = (Arc::new(above_stdio(read)?), above_stdio(write)?);
+    let (read, write) = pipe_above_stdio()?;
+    let read = Arc::new(read);
     // Relaxed: the mutex orders makers; the fork handler runs in the only thread of its process.
     LIFE_WRITE.store(write.into_raw_fd(), Ordering::Relaxed);
     *life = Some((std::process::id(), Arc::clone(&read)));
@@ -181,6 +230,9 @@ pub fn life_pipe() -> io::Result<Arc<OwnedFd>> {
 pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
     /// Not in `libc` for glibc; the same on every Linux.
     const F_SETSIG: libc::c_int = 10;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&inherited)?.st_mode).is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no pipe"));
+    }
     let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
     let own = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     let own = above_stdio(own)?;
@@ -195,18 +247,19 @@ pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
     set(F_SETSIG, libc::SIGKILL)?;
     set(libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC)?;
     // A parent that died before the line above sent no signal, but it left the pipe hung up.
-    if is_hung_up(inherited.as_fd())? {
+    if hangs_up(inherited.as_fd(), Deadline::after(Duration::ZERO))? {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     }
     Ok(own)
 }
 
-/// Whether the pipe's write end is closed.
-pub fn is_hung_up(read: BorrowedFd<'_>) -> io::Result<bool> {
+/// Blocks until the pipe's write end is closed or the deadline has passed; whether it is closed. Nobody writes to it.
+pub fn hangs_up(read: BorrowedFd<'_>, deadline: Deadline) -> io::Result<bool> {
     loop {
         let mut polled = [PollFd::from_borrowed_fd(read, PollFlags::IN)];
-        match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Err(Errno::INTR) => {}
+        match poll(&mut polled, deadline.left_ns().map(timespec).as_ref()) {
+            Ok(0) if deadline.passed() => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
             Ok(_) => return Ok(polled[0].revents().contains(PollFlags::HUP)),
         }
