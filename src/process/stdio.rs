@@ -1,12 +1,17 @@
 //! What the standard streams of a child are.
 
+use crate::channel::Fd;
 use crate::sys::spawn::{self, Above};
 use std::fs::File;
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
 
-/// What a standard stream of a child is: as [`std::process::Stdio`], but it may serve many children.
+/// What a standard stream of a child is: as [`std::process::Stdio`], but it may serve many children. Besides what the
+/// functions here give, it is made from any open file, which is closed here with the last copy of the value.
 ///
 /// ```
 /// use kinfolk::{Process, process::Stdio};
@@ -87,29 +92,15 @@ impl AsFd for Given {
     }
 }
 
-impl From<OwnedFd> for Stdio {
-    /// The open file. It is closed here with the last copy of this value.
-    fn from(fd: OwnedFd) -> Self {
-        Self(Kind::Open(Arc::new(fd)))
-    }
-}
-
-impl From<File> for Stdio {
-    /// The open file. It is closed here with the last copy of this value.
-    fn from(file: File) -> Self {
-        OwnedFd::from(file).into()
-    }
-}
-
-macro_rules! from_streams {
-    ($($stream:ident),*) => {$(
-        impl From<std::process::$stream> for Stdio {
-            /// The pipe to or from another child.
-            fn from(stream: std::process::$stream) -> Self {
-                OwnedFd::from(stream).into()
+/// Conversions from what owns a descriptor.
+macro_rules! from_open {
+    ($($open:ty),*) => {$(
+        impl From<$open> for Stdio {
+            fn from(open: $open) -> Self {
+                Self(Kind::Open(Arc::new(open.into())))
             }
         }
     )*};
 }
 
-from_streams!(ChildStdin, ChildStdout, ChildStderr);
+from_open!(OwnedFd, File, UnixStream, TcpStream, ChildStdin, ChildStdout, ChildStderr, Fd);

@@ -12,8 +12,10 @@ mod connections;
 mod events;
 mod heap;
 mod locks;
+mod processes;
 mod queues;
 mod semaphores;
+mod signals;
 mod values;
 mod waits;
 
@@ -25,7 +27,7 @@ use support::watchdog;
 use support::watchdog::Watchdog;
 
 /// Areas of the table of which every row that is to be ported is.
-const FINISHED: &[u32] = &[3, 4, 5, 9];
+const FINISHED: &[u32] = &[3, 4, 5, 9, 13];
 
 /// Long enough for something that should not happen to happen.
 const DELTA: Duration = Duration::from_millis(100);
