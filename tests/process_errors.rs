@@ -3,6 +3,7 @@
 mod support;
 
 use kinfolk::{ErrorKind, Event, Process, Segment};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -21,15 +22,10 @@ fn guard() -> (Watchdog, MutexGuard<'static, ()>) {
     (watchdog(Duration::from_secs(60)), turn)
 }
 
-fn limit(what: libc::__rlimit_resource_t, count: u64) {
-    let limit = libc::rlimit { rlim_cur: count, rlim_max: libc::RLIM_INFINITY };
-    let mut before = limit;
-    // SAFETY: both point to a limit of ours.
-    unsafe {
-        assert_eq!(libc::getrlimit(what, &mut before), 0);
-        let limit = libc::rlimit { rlim_cur: count.min(before.rlim_max), ..before };
-        assert_eq!(libc::setrlimit(what, &limit), 0, "{}", std::io::Error::last_os_error());
-    }
+fn limit(what: Resource, count: u64) {
+    let before = getrlimit(what);
+    let most = before.maximum.unwrap_or(u64::MAX);
+    setrlimit(what, Rlimit { current: Some(count.min(most)), ..before }).unwrap();
 }
 
 /// What objects and processes the family has, as one text that can be compared.
@@ -47,11 +43,11 @@ fn too_many_processes_is_an_error_and_leaves_nothing_behind() {
             // SAFETY: takes a number.
             assert_eq!(unsafe { libc::setuid(3_000_000 + std::process::id()) }, 0);
         }
-        limit(libc::RLIMIT_NPROC, 1);
+        limit(Resource::Nproc, 1);
         let before = inventory();
         let error = (0..50).find_map(|n| Process::spawn(|n: u32| n, n).err()).expect("one process is this one");
         let same = inventory() == before;
-        limit(libc::RLIMIT_NPROC, 1000);
+        limit(Resource::Nproc, 1000);
         (error.kind() == ErrorKind::TooManyProcesses, same, Process::spawn(|n: u32| n, 5).unwrap().join().unwrap())
     }
     assert_eq!(Process::spawn(limited, ()).unwrap().join().unwrap(), (true, true, 5));
@@ -62,7 +58,7 @@ fn too_many_files_is_an_error_and_the_children_that_there_are_go_on() {
     let _guard = guard();
     fn limited(_: ()) -> (usize, bool, bool, u32) {
         let before = inventory();
-        limit(libc::RLIMIT_NOFILE, 64);
+        limit(Resource::Nofile, 64);
         let go = Event::new().unwrap();
         let mut children = Vec::new();
         let error = loop {

@@ -81,6 +81,7 @@ impl Builder {
     }
 
     /// Says what the child reads from. With [`Stdio::piped`], the other end is [`Process::stdin`](super::Process::stdin).
+    /// Close it before this process exits: a child that reads to the end is waited for, and waits for that.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.streams[0] = stdin.into();
         self

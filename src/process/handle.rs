@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// SIGABRT, by which a process ends that has used up its stack.
+const ABORT: i32 = 6;
+
 /// A child of this process, whatever its function returns: see [`active_children`](super::active_children).
 ///
 /// It may be used by many threads at once.
@@ -119,6 +122,7 @@ impl Child {
             Ended::Signaled { signal, .. } => -signal,
             Ended::Unknown => match self.0.handoff.answer() {
                 Ok(Some((Verdict::Returned, _))) => 0,
+                Ok(Some((Verdict::Overflowed, _))) => -ABORT,
                 Ok(Some(_)) => 1,
                 _ => 255,
             },

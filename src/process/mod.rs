@@ -21,7 +21,8 @@
 //!
 //! # How children end
 //! A child ends with its function: exit code 0, or 1 after a panic. It waits for its own children first. When a parent
-//! exits, it terminates its daemons and waits for its other children. When a parent dies, its children are killed at once,
+//! exits (`main` returns or panics, anybody calls [`std::process::exit`]), it terminates its daemons and waits for its
+//! other children; then what was registered with `atexit` before its first child runs. When a parent dies, its children are killed at once,
 //! and theirs after them, so that nothing is left behind. A parent that replaces itself by `exec` counts as dead.
 //!
 //! # Rules
