@@ -25,6 +25,11 @@
 //! other children; then what was registered with `atexit` before its first child runs. When a parent dies, its children are killed at once,
 //! and theirs after them, so that nothing is left behind. A parent that replaces itself by `exec` counts as dead.
 //!
+//! # What children print
+//! Standard output goes out by lines, each in one piece of up to 1 KiB, so lines of siblings do not mix; the rest goes out
+//! when the child ends, but not if a signal ends it. Standard error goes out as it is written; a panic's message in one
+//! piece.
+//!
 //! # Rules
 //! 1. A child is waited for and signalled through its pidfd alone; the kernel is asked for its status once.
 //! 2. The registry's lock is never held while code of the program runs, nor while anything blocks.
@@ -38,6 +43,7 @@ mod exit;
 mod function;
 mod handle;
 mod handoff;
+mod launch;
 mod spawn;
 mod stdio;
 

@@ -1,21 +1,17 @@
 //! Starting a child.
 
 use super::builder::Builder;
-use super::entry::Ticket;
 use super::function::{FunctionId, decode, encode_for};
 use super::handle::{Child, Shared};
 use super::handoff::{Handoff, Order};
-use super::stdio::Direction;
+use super::launch::{self, Pipes};
 use super::{Process, Run, current, exit};
 use crate::error::{Error, ErrorKind};
 use crate::segment::Segment;
-use crate::sys::identity::{Pidfd, abandon_child};
-use crate::sys::spawn::{self, Above, Launch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -54,33 +50,15 @@ impl Builder {
         let handoff = Handoff::create(&segment, &order, &encoded, row.index)?;
         drop((args, encoded));
 
-        let life = spawn::life_pipe().map_err(os)?;
-        let (segment_fd, lock_fd) =
-            (Above::stdio(row.segment_fd()).map_err(os)?, Above::stdio(row.lock.as_fd()).map_err(os)?);
-        let ticket = Ticket {
-            segment: segment_fd.as_fd().as_raw_fd(),
-            lock: lock_fd.as_fd().as_raw_fd(),
-            life: life.as_raw_fd(),
-            row: row.index,
-            handoff: handoff.id(),
-            kept: self.kept.iter().map(|fd| fd.as_raw_fd()).collect(),
-        };
-        let mut inherited = vec![segment_fd.as_fd(), lock_fd.as_fd(), life.as_fd()];
-        inherited.extend(self.kept.iter().map(|fd| fd.as_fd()));
-        let (input, to_input) = self.streams[0].open(Direction::In).map_err(os)?;
-        let (output, from_output) = self.streams[1].open(Direction::Out).map_err(os)?;
-        let (errors, from_errors) = self.streams[2].open(Direction::Out).map_err(os)?;
-        let streams = [&input, &output, &errors].map(|given| given.as_ref().map(AsFd::as_fd));
-        let launch = Launch { environment: self.environment(ticket.to_text()), inherited, streams };
-        let pid = spawn::spawn_self(&launch).map_err(|e| match e.kind() {
+        let (streams, pipes) = launch::streams(&self).map_err(os)?;
+        let (pid, pidfd) = launch::by_exec(&self, &streams, &row, handoff.id()).map_err(|e| match e.kind() {
             // Not memory, which has a number of its own, but how many processes a user may have.
             io::ErrorKind::WouldBlock => {
                 Error::os_as(ErrorKind::TooManyProcesses, format!("start process {name:?}"), e)
             }
             _ => os(e),
         })?;
-        let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid)).map_err(os)?;
-        drop((segment_fd, lock_fd, input, output, errors));
+        drop(streams);
         let row_index = row.index;
         row.started(pid);
 
@@ -96,13 +74,8 @@ impl Builder {
             discard: |bytes| drop(decode::<R>(bytes, "result")),
         });
         exit::register(&child);
-        Ok(Process {
-            stdin: to_input.map(Into::into),
-            stdout: from_output.map(Into::into),
-            stderr: from_errors.map(Into::into),
-            child: Child(child),
-            result: PhantomData,
-        })
+        let Pipes { stdin, stdout, stderr } = pipes;
+        Ok(Process { stdin, stdout, stderr, child: Child(child), result: PhantomData })
     }
 
     /// Starts a child that runs `job`: see [`Process::run`].
