@@ -392,7 +392,7 @@ fn main() {
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 15] = [
         ("locks", locks),
         ("family", family),
         ("waits", waits),
