@@ -95,13 +95,17 @@ pub(crate) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<()
     })
 }
 
-/// Gives `f` the bytes of a value's encoding, and the handles in it.
-pub(crate) fn measure<T: Serialize + 'static, R>(value: &T, f: impl FnOnce(usize, usize) -> R) -> Result<R, Error> {
+/// Gives `f` the bytes of a value's encoding in a message in `segment`, and the handles in it.
+pub(crate) fn measure<T: Serialize + 'static, R>(
+    segment: &crate::segment::Inner,
+    value: &T,
+    f: impl FnOnce(usize, usize) -> R,
+) -> Result<R, Error> {
     if let Some(bytes) = as_bytes(value) {
         return Ok(f(bytes.len(), 0));
     }
     with_scratch(|buffer| {
-        let (encoded, passed) = crate::segment::into_message(|| encode(value, buffer));
+        let (encoded, passed) = crate::segment::into_nothing(segment, || encode(value, buffer));
         encoded.map(|()| f(buffer.len(), passed.count()))
     })
 }

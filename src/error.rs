@@ -34,6 +34,12 @@ pub enum ErrorKind {
     TypeMismatch,
     /// The object was dropped by everybody who had it.
     Gone,
+    /// Nothing has this name.
+    NotFound,
+    /// Something has this name already.
+    AlreadyExists,
+    /// It belongs to another user, or others may use it, who are not trusted with it.
+    PermissionDenied,
     /// A word in the segment has a value that no correct process writes.
     Corrupt,
     /// A process that lives but does not run (stopped, or starved) keeps what is needed.

@@ -4,6 +4,7 @@ pub mod channel;
 mod codec;
 mod error;
 pub mod future;
+pub mod manager;
 pub mod process;
 pub mod ring;
 pub mod segment;
@@ -21,6 +22,7 @@ pub use error::{Error, ErrorKind};
 pub use future::async_io;
 #[cfg(feature = "tokio")]
 pub use future::tokio;
+pub use manager::Manager;
 pub use process::{JoinError, Process};
 pub use segment::Segment;
 pub use shared::{

@@ -18,6 +18,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 mod arena;
 #[path = "step/leases.rs"]
 mod leases;
+#[path = "step/names.rs"]
+mod names;
 #[path = "step/values.rs"]
 mod values;
 
@@ -392,7 +394,7 @@ fn main() {
     cpus.set(0).unwrap();
     let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &cpus);
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let tests: [(&str, fn()); 15] = [
+    let tests: &[(&str, fn())] = &[
         ("locks", locks),
         ("family", family),
         ("waits", waits),
@@ -405,14 +407,18 @@ fn main() {
         ("tasks", leases::tasks),
         ("values", values::values),
         ("arrays", values::arrays),
+        ("named", names::named),
+        ("published", names::published),
+        ("objects", names::objects),
         ("recoverers of leases", leases::recovery),
         ("recoverers of the arena", arena::recovery),
         ("recoverers of values", values::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;
-    for (name, test) in tests {
-        if name.starts_with("recover") && cfg!(debug_assertions) {
+    for &(name, test) in tests {
+        let is_long = name.starts_with("recover") || ["named", "published", "objects"].contains(&name);
+        if is_long && cfg!(debug_assertions) {
             println!("{name}: skipped, hundreds of thousands of instructions unless they are optimised");
             continue;
         }

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("codec", &["error", "segment"]),
     ("channel", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
     ("shared", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
+    ("manager", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared"]),
     ("process", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared"]),
     ("future", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),
     ("pool", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use kinfolk::segment::ObjectId;
-use kinfolk::{Barrier, Condvar, Connection, Event, Lock, Mutex, Once, Queue, RLock, RwLock, Segment, Semaphore, pipe};
+use kinfolk::{
+    Barrier, Condvar, Connection, Event, Lock, Manager, Mutex, Once, Queue, RLock, RwLock, Segment, Semaphore, pipe,
+};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -61,6 +63,7 @@ enum Use {
     Event,
     Barrier,
     Once,
+    Names,
     Inspect,
     Create,
     All,
@@ -123,6 +126,9 @@ fn template() -> Template {
     let _permit = semaphore.acquire().expect("three");
     let (event, barrier, once) =
         (Event::new().expect("an event"), Barrier::new(2).expect("a barrier"), Once::new().expect("a once"));
+    let manager = Manager::from(segment.clone());
+    manager.publish("queue", &(queue.clone(), 5u32)).expect("a name");
+    manager.publish("event", &event).expect("another");
     let ids = Ids {
         queue: queue.id(),
         ends: ends.id(),
@@ -148,7 +154,7 @@ fn template() -> Template {
             renamed += 1;
         }
     }
-    assert_eq!(renamed, 3, "three handles in messages");
+    assert_eq!(renamed, 5, "three handles in messages, two published");
     let pages = bytes.chunks(PAGE).enumerate().filter(|(_, page)| page.iter().any(|b| *b != 0));
     Template { pages: pages.map(|(k, page)| ((k * PAGE) as u64, page.to_vec())).collect(), ids }
 }
@@ -282,6 +288,14 @@ impl Open {
             Use::Once => self.once.iter().for_each(|once| {
                 let _ = (once.is_completed(), once.try_call_once(|_| {}));
             }),
+            Use::Names => {
+                let manager = Manager::from(self.segment.clone());
+                let _ = (manager.published(), manager.find::<Event>("event"), manager.find::<Event>("queue"));
+                if let Ok((queue, _)) = manager.find::<(Queue<Vec<u8>>, u32)>("queue") {
+                    let _ = queue.try_put(vec![6]);
+                }
+                let _ = (manager.withdraw("event"), manager.publish("event", &7u32), manager.withdraw("queue"));
+            }
             Use::Inspect => {
                 let _ = (self.segment.sweep(), self.segment.stats(), self.segment.deaths());
                 let _ = self.segment.inspect().to_string();
@@ -309,6 +323,7 @@ impl Open {
                     Event,
                     Barrier,
                     Once,
+                    Names,
                     Create,
                 ] {
                     self.use_it(what);

@@ -157,8 +157,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         let sent = match codec::as_bytes(&value) {
             Some(bytes) => Ok(self.send(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
-                let (encoded, passed) = into_message(|| codec::encode(&value, buffer));
                 let object = &self.inner.object;
+                let (encoded, passed) = into_message(object.segment(), || codec::encode(&value, buffer));
                 let sent = encoded.map(|()| self.send(lane, buffer, &passed.named(object.segment()), deadline));
                 match &sent {
                     Ok(Ok(())) => passed.sent_in(object),

@@ -70,7 +70,9 @@ impl<T> Waitable for Queue<T> {}
 impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// The queue, watched for room for this value.
     pub(crate) fn room_for(&self, value: &T) -> Result<Arc<dyn Watched>, Error> {
-        let granules = codec::measure(value, |bytes, handles| self.inner.mailbox.granules_of(bytes, handles))?;
+        let granules = codec::measure(self.inner.object.segment(), value, |bytes, handles| {
+            self.inner.mailbox.granules_of(bytes, handles)
+        })?;
         Ok(Arc::new(QueueRoom { inner: self.inner.clone(), granules }))
     }
 }
@@ -148,7 +150,9 @@ impl<T, U> Waitable for Connection<T, U> {}
 impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
     /// The connection, watched for room for this value.
     pub(crate) fn room_for(&self, value: &T) -> Result<Arc<dyn Watched>, Error> {
-        let granules = codec::measure(value, |bytes, handles| self.inner.outgoing.granules_of(bytes, handles))?;
+        let granules = codec::measure(self.inner.object.segment(), value, |bytes, handles| {
+            self.inner.outgoing.granules_of(bytes, handles)
+        })?;
         Ok(Arc::new(PipeRoom { inner: self.inner.clone(), granules }))
     }
 }

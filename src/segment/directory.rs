@@ -199,6 +199,11 @@ impl Inner {
         self.entry(index).openers[role][row as usize / 64].load(Acquire) >> (row % 64) & 1 == 1
     }
 
+    /// Whether no row has the object open, in any role, as one moment after the other saw it.
+    pub(crate) fn has_no_openers(&self, index: u32) -> bool {
+        self.entry(index).openers.iter().flatten().all(|word| word.load(Acquire) == 0)
+    }
+
     /// Rows that have the object open in `role`.
     pub(crate) fn opener_rows(&self, index: u32, role: usize) -> impl Iterator<Item = u32> + use<> {
         let words: [u64; ROW_WORDS] = std::array::from_fn(|k| self.entry(index).openers[role][k].load(Acquire));
@@ -297,8 +302,11 @@ impl Inner {
         false
     }
 
-    /// Gives the object's memory back if nobody has it open and no message carries a handle.
+    /// Gives the object's memory back if nobody has it open and no message carries a handle. The root stays.
     pub(crate) fn reap_entry(&self, id: ObjectId) {
+        if self.is_root(id) {
+            return;
+        }
         let entry = self.entry(id.index);
         let idle = || {
             fence(crate::sys::atomic::Ordering::SeqCst);

@@ -31,11 +31,6 @@ pub(super) fn get() -> Result<Segment, Error> {
     Ok(family.insert(segment).clone())
 }
 
-/// The family segment, if there is one already.
-pub(crate) fn existing() -> Option<Segment> {
-    family().clone()
-}
-
 pub(super) fn set(segment: Segment) -> Result<(), Error> {
     let mut family = family();
     if family.is_some() {
@@ -95,13 +90,17 @@ impl SegmentBuilder {
         self
     }
 
+    pub(super) fn geometry(&self) -> Result<Geometry, Error> {
+        Geometry::new(self.size, self.processes, self.lanes)
+    }
+
     /// Makes the segment, without a name.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for sizes out of range, [`OutOfSpace`](ErrorKind::OutOfSpace) if the system has no
     /// memory, [`Unsupported`](ErrorKind::Unsupported) if its locks do not prove deaths.
     pub fn anonymous(self) -> Result<Segment, Error> {
-        Segment::create(Geometry::new(self.size, self.processes, self.lanes)?)
+        Segment::make_anonymous(self.geometry()?)
     }
 
     /// Makes the segment of this process family, before anything else is shared.

@@ -95,6 +95,8 @@ fn the_header_is_as_documented() {
         hollow_pages,
         kept_pages,
         kept_s,
+        root,
+        reserved,
     });
     check("HeaderBlock", size_of::<HeaderBlock>(), HEADER_BYTES, fields);
 }

@@ -139,6 +139,10 @@ pub struct HeaderBlock {
     pub kept_pages: AtomicU32,
     /// When that was last, in seconds of the monotonic clock.
     pub kept_s: AtomicU32,
+    /// Directory entry of the root object, plus 1; 0 if there is none. See `root.rs`.
+    pub root: AtomicU32,
+    /// Spare.
+    pub reserved: AtomicU32,
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for HeaderBlock {}

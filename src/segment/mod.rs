@@ -5,6 +5,7 @@
 mod accounts;
 mod arena;
 mod bare;
+mod carrier;
 mod directory;
 mod doorbell;
 mod ends;
@@ -15,13 +16,16 @@ mod header;
 mod idle;
 mod inspect;
 mod layout;
+mod named;
 mod object;
+mod office;
 mod passing;
 mod peers;
 mod pinned;
 mod process_lane;
 mod reactor;
 mod recover;
+mod root;
 mod shm;
 mod storage;
 mod waitable;
@@ -42,16 +46,17 @@ pub use family::SegmentBuilder;
 pub use inspect::{Inspection, Stats};
 pub(crate) use layout::PAGE;
 pub(crate) use object::{Object, View, type_hash};
-pub(crate) use passing::{
-    Arrived, Fate, Recipient, into_message, nowhere, on_fate, recipient, refuse, take_refusal, when_gone,
-    when_row_gone, with_recipient,
-};
+#[cfg(test)]
+pub(crate) use office::kept;
+pub(crate) use office::{OfficeTicket, fetch, keep_descriptor};
+pub(crate) use passing::{Arrived, into_message, into_nothing, into_published, refuse, take_refusal, with_recipient};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub(crate) use pinned::{Pinned, PinnedBytes, PinnedRing};
 pub(crate) use reactor::{Listener, Taking};
 pub use recover::{Death, Losses};
 pub(crate) use recover::{KINDS, Kind, NameHandle};
+pub(crate) use root::TypeTag;
 pub use shm::ShmSlice;
 #[allow(unused_imports, reason = "the containers come on top")]
 pub(crate) use storage::{Storage, page_of};
@@ -59,6 +64,7 @@ pub use waitable::Waitable;
 pub(crate) use waitable::{Source, Waited, Watched, sealed};
 
 use crate::error::{Error, ErrorKind};
+use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::mapping::{ForkWord, Mapping};
 use crate::sys::{membarrier, memfd};
@@ -69,7 +75,12 @@ use object::OpenedTable;
 /// A region of memory that several processes have mapped. Clones are handles of the same attachment.
 ///
 /// Most programs never name one: every family of processes has a segment of its own ([`Segment::family`]), made at first
-/// use. It is a memory file without a name, so the kernel frees it with the last process that has it, however that ends.
+/// use. It is a memory file without a name, so the kernel frees it with the last process that has it, however that ends. A
+/// segment with a name ([`create`](Self::create), [`open`](Self::open)) is for programs that are no family; it stays until
+/// it is unlinked.
+///
+/// A segment is itself a value: in a message or in a child's arguments it goes to another process, which then has it
+/// attached; so does a handle of anything in it.
 ///
 /// Python: `multiprocessing.shared_memory.SharedMemory`, with everything that `Manager` keeps in a server.
 #[derive(Clone)]
@@ -82,6 +93,8 @@ pub(crate) struct Inner {
     fd: OwnedFd,
     geometry: Geometry,
     id: u128,
+    /// What it was made or opened by.
+    name: Option<String>,
     asymmetric: bool,
     /// As far as this process has noticed.
     memory_end: std::sync::atomic::AtomicU64,
@@ -173,9 +186,22 @@ impl Drop for Inner {
             return;
         }
         let (row, state) = (self.row(), self.row_state(self.row()));
-        for lane in self.lanes_of(row, state.generation()) {
-            self.lane_block(lane).owner.store(0, crate::sys::atomic::Ordering::Release);
+        let free_lanes = || {
+            for lane in self.lanes_of(row, state.generation()) {
+                self.lane_block(lane).owner.store(0, crate::sys::atomic::Ordering::Release);
+            }
+        };
+        let is_open = |index| (0..2).any(|role| self.has_bit(index, role, row));
+        if (0..self.object_count()).any(is_open) {
+            // Guards were leaked (`give_up`), or handles for us were never decoded: we leave as one that dies.
+            self.announce_leaving();
+            drop(self.pinned.lock().unwrap_or_else(|e| e.into_inner()).take());
+            self.recover_row(row);
+            // What this thread may have claimed for that.
+            free_lanes();
+            return;
         }
+        free_lanes();
         self.free_row(row, state.generation());
     }
 }
@@ -216,12 +242,20 @@ impl Segment {
     /// [`NotSealed`](ErrorKind::NotSealed), [`Corrupt`](ErrorKind::Corrupt),
     /// [`TooManyProcesses`](ErrorKind::TooManyProcesses), or what the system says.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        Self::attach(fd, |inner| inner.register(process_name()))
+        Self::attach(fd, None, |inner| inner.register(process_name()))
+    }
+
+    /// Attaches to the file of a segment that another process of this user has, with the name that it has there.
+    fn from_kept(fd: OwnedFd, name: Option<String>) -> Result<Self, Error> {
+        if name.is_some() {
+            named::check_file(&fd)?;
+        }
+        Self::attach(fd, name, |inner| inner.register(process_name()))
     }
 
     /// Child side of a start: maps the family segment and becomes the row that the parent reserved.
     pub(crate) fn adopt(segment: OwnedFd, lock: OwnedFd, row: u32) -> Result<Self, Error> {
-        let segment = Self::attach(segment, |inner| inner.adopt_row(row, lock))?;
+        let segment = Self::attach(segment, None, |inner| inner.adopt_row(row, lock))?;
         let _ = PROCESS_NAME.set(peers::read_name(&segment.0.row_block(row).name));
         family::set(segment.clone())?;
         Ok(segment)
@@ -238,13 +272,19 @@ impl Segment {
         })
     }
 
-    fn create(geometry: Geometry) -> Result<Self, Error> {
+    fn make_anonymous(geometry: Geometry) -> Result<Self, Error> {
+        let fd = memfd::create("kinfolk", geometry.size).map_err(|e| Error::os("create segment", e))?;
+        Self::format(fd.as_fd(), geometry)?;
+        Self::from_fd(fd)
+    }
+
+    /// Makes a segment of an empty file that has the size.
+    fn format(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<(), Error> {
         let os = |e| Error::os("create segment", e);
-        let fd = memfd::create("kinfolk", geometry.size).map_err(os)?;
         // Header, rows and lanes; the page map, the directory and the pages follow as they are used.
-        memfd::commit(fd.as_fd(), 0, geometry.pagemap_at).map_err(os)?;
-        let map = Mapping::new(fd.as_fd(), geometry.size as usize).map_err(os)?;
-        if !liveness::self_test(fd.as_fd(), MAX_ROWS).map_err(os)? {
+        memfd::commit(fd, 0, geometry.pagemap_at).map_err(os)?;
+        let map = Mapping::new(fd, geometry.size as usize).map_err(os)?;
+        if !liveness::self_test(fd, MAX_ROWS).map_err(os)? {
             let message = "this system drops a byte lock that a mapping still holds, so no death could be proven";
             return Err(Error::new(ErrorKind::Unsupported, "create segment", message));
         }
@@ -253,18 +293,22 @@ impl Segment {
         assert!(map.len() >= HEADER_BYTES, "a segment is larger than its header");
         // SAFETY: inside the mapping (just checked), aligned to a page, and a Block is made of atomics.
         header::write(unsafe { &*map.base().cast::<HeaderBlock>() }, &geometry, id, flags);
-        drop(map);
-        Self::from_fd(fd)
+        Ok(())
     }
 
-    fn attach(fd: OwnedFd, register: impl FnOnce(&Inner) -> Result<(), Error>) -> Result<Self, Error> {
+    /// Attaches to the segment in a file: one that is sealed, or that has a name where only this user has names.
+    fn attach(
+        fd: OwnedFd,
+        name: Option<String>,
+        register: impl FnOnce(&Inner) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let os = |e| Error::os("open segment", e);
         let refuse = |kind, message: String| Err(Error::new(kind, "open segment", message));
         let size = memfd::size(fd.as_fd()).map_err(os)?;
         if size < HEADER_BYTES as u64 {
             return refuse(ErrorKind::NotASegment, format!("file has {size} B, a header alone has {HEADER_BYTES} B"));
         }
-        if !memfd::is_sealed(fd.as_fd()).map_err(os)? {
+        if name.is_none() && !memfd::is_sealed(fd.as_fd()).map_err(os)? {
             return refuse(ErrorKind::NotSealed, "the file can be resized, expected a sealed memory file".into());
         }
         let Ok(bytes) = usize::try_from(size) else {
@@ -273,6 +317,9 @@ impl Segment {
         let map = Mapping::new(fd.as_fd(), bytes).map_err(os)?;
         // SAFETY: at least HEADER_BYTES are mapped, aligned to a page, and a Block is made of atomics.
         let (geometry, id, flags) = header::check(unsafe { &*map.base().cast::<HeaderBlock>() }, size)?;
+        if memfd::size(fd.as_fd()).map_err(os)? != size {
+            return refuse(ErrorKind::SizeMismatch, format!("file had {size} B and is being resized"));
+        }
         let asymmetric = flags & header::ASYMMETRIC != 0;
         if asymmetric && !membarrier::register() {
             let message = "its users rely on membarrier(2), which this process may not register for".into();
@@ -285,6 +332,7 @@ impl Segment {
             fd,
             geometry,
             id,
+            name,
             asymmetric,
             memory_end: Default::default(),
             row: Private::new(0),
@@ -323,13 +371,26 @@ impl Segment {
     /// counted as a death.
     pub(crate) fn child_ended(&self, row: u32, pid: u32, by_itself: bool) {
         self.0.child_ended(row, pid, by_itself);
+        // What it had of other segments that this process has too.
+        for other in Self::all_attached().iter().filter(|other| other.0.id != self.0.id) {
+            let rows = (0..other.rows()).filter(|row| other.0.row_block(*row).pid.load(Relaxed) == pid);
+            for row in rows.filter(|row| other.0.is_dead(*row)) {
+                other.0.recover_row(row);
+            }
+        }
     }
 
-    /// Says, if this process has a family segment, that the process is about to end by itself.
+    /// Says in every segment that this process has, that the process is about to end by itself.
     pub(crate) fn announce_leaving() {
-        if let Some(segment) = family::existing() {
-            segment.0.announce_leaving();
-        }
+        // What a forked process has not used yet is not its own.
+        let own = |segment: &&Self| segment.0.epoch() != 0;
+        Self::all_attached().iter().filter(own).for_each(|segment| segment.0.announce_leaving());
+    }
+
+    /// The segments that this process has attached.
+    fn all_attached() -> Vec<Self> {
+        let all = ATTACHED.lock().unwrap_or_else(|e| e.into_inner());
+        all.iter().filter_map(Weak::upgrade).map(Self).collect()
     }
 
     /// Makes an object of zeroed bytes, for kinds that need no more.
@@ -367,7 +428,8 @@ impl AsFd for Segment {
 
 impl std::fmt::Debug for Segment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Segment({:032x}, {} B, row {})", self.0.id, self.0.geometry.size, self.0.row())
+        let name = self.0.name.as_ref().map_or(String::new(), |name| format!("{name:?}, "));
+        write!(f, "Segment({name}{:032x}, {} B, row {})", self.0.id, self.0.geometry.size, self.0.row())
     }
 }
 

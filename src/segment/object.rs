@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 
 use super::directory::{ObjectId, Standing};
 use super::layout::{Block, ObjectBlock, fnv1a};
-use super::recover::{Kind, kind};
+use super::recover::{Kind, Losses, kind};
 use super::shm::ShmSlice;
 use super::{Inner, Segment, Storage};
 use crate::error::Error;
-use crate::sync::Lane;
+use crate::sync::{IsDead, Lane};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
@@ -120,7 +120,7 @@ impl Drop for Opened {
         if table.handles.get(&key).is_some_and(|other| other.strong_count() == 0) {
             table.handles.remove(&key);
             if !table.arriving.contains_key(&key) {
-                self.segment.close_entry(self.id, self.role);
+                self.segment.give_up(&table, self.id, self.role);
             }
         }
     }
@@ -191,6 +191,11 @@ impl Object {
 
     pub fn id(&self) -> ObjectId {
         self.0.id
+    }
+
+    /// What it was opened as.
+    pub fn kind(&self) -> &'static Kind {
+        self.0.kind
     }
 
     /// A handle of the same object in `role`.
@@ -283,6 +288,42 @@ impl Object {
 }
 
 impl Inner {
+    /// Closes an object of which this process has no handle in `role` any more, unless the process has claims in it that
+    /// nobody can end: of a guard that was leaked. Then it stays open until the process ends, and is recovered with it.
+    pub(super) fn give_up(&self, table: &OpenedTable, id: ObjectId, role: usize) {
+        if self.epoch() == 0 {
+            // In a forked child that has not used the segment: it is the parent that has the object open.
+            return;
+        }
+        let has = |role: usize| {
+            let handle = table.handles.get(&(id, role));
+            handle.is_some_and(|handle| handle.strong_count() > 0) || table.arriving.contains_key(&(id, role))
+        };
+        // Another handle may be in use, so that claims are nothing odd; the last one sees to it.
+        if (0..2).any(has) || !self.has_claims(id) {
+            self.close_entry(id, role);
+        }
+    }
+
+    /// Whether words of the object name lanes of this process.
+    fn has_claims(&self, id: ObjectId) -> bool {
+        let owner = (self.row(), self.row_state(self.row()).generation() & 0xff_ffff);
+        self.names_lane(id, &|lane| self.lane_owner(lane) == Some(owner))
+    }
+
+    /// Whether words of any object that this process has open name the lane.
+    pub(super) fn has_claims_of(&self, lane: Lane) -> bool {
+        let row = self.row();
+        (0..self.object_count())
+            .filter(|index| (0..2).any(|role| self.has_bit(*index, role, row)))
+            .any(|index| self.names_lane(self.standing(index).0, &|named| named == lane))
+    }
+
+    fn names_lane(&self, id: ObjectId, is_it: IsDead<'_>) -> bool {
+        let Some((kind, view)) = self.view(id) else { return false };
+        (kind.count)(&view, is_it).is_ok_and(|claims| claims != Losses::default())
+    }
+
     /// After a raw fork: everything that this process inherited is open in its new row too.
     pub(crate) fn reopen_objects(&self) {
         let row = self.row();

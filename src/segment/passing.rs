@@ -3,12 +3,16 @@
 //! A handle inside a message is named by the message's record, and that keeps its object alive (see `directory.rs`); the
 //! taker opens it before the record is acknowledged, and decodes it afterwards ([`Arrived`]). A handle among the arguments
 //! of a child is opened for the child's row while the parent encodes it, so it cannot be lost whoever dies.
+//!
+//! A handle of another segment than the message's own (or the family's, for a child) takes its segment along, and the
+//! sender keeps the handle until it was received: see `carrier.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use super::carrier::Carrier;
 use super::directory::{ObjectId, Standing};
 use super::object::Object;
 use super::recover::Kind;
@@ -51,7 +55,7 @@ impl Drop for Arrivals {
             if *left == 0 {
                 table.arriving.remove(&key);
                 if table.handles.get(&key).is_none_or(|handle| handle.strong_count() == 0) {
-                    segment.close_entry(id, role);
+                    segment.give_up(&table, id, role);
                 }
             }
         }
@@ -65,8 +69,12 @@ enum Passing {
     Nowhere,
     /// To the process that a row was reserved for.
     Row(u32),
-    /// Into a message that somebody will take some day.
-    Message,
+    /// Into a message in this segment that somebody will take some day.
+    Message(u128),
+    /// Nowhere, but as much has to be written as into a message in this segment.
+    Measured(u128),
+    /// Into something in this segment that stays there: see `root.rs`.
+    Published(u128),
 }
 
 thread_local! {
@@ -99,14 +107,17 @@ pub(crate) enum Recipient {
     Row(u32),
     /// Who takes the message.
     Taker,
+    /// Nobody: only the length is wanted.
+    Nobody,
 }
 
 /// For whom the calling thread serialises, if a value may be passed at all.
 pub(crate) fn recipient() -> Option<Recipient> {
     match PASSING.get() {
-        Passing::Nowhere => None,
+        Passing::Nowhere | Passing::Published(_) => None,
         Passing::Row(row) => Some(Recipient::Row(row)),
-        Passing::Message => Some(Recipient::Taker),
+        Passing::Message(_) => Some(Recipient::Taker),
+        Passing::Measured(_) => Some(Recipient::Nobody),
     }
 }
 
@@ -150,11 +161,27 @@ pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
 #[must_use]
 pub(crate) struct Passed(usize);
 
-/// Runs `f`, which encodes a message; the handles that it serialises have to be named by the message's record.
+/// Runs `f`, which encodes a message for a queue or pipe in `segment`; the handles that it serialises have to be named by
+/// the message's record.
 #[inline]
-pub(crate) fn into_message<R>(f: impl FnOnce() -> R) -> (R, Passed) {
+pub(crate) fn into_message<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
+    collecting(Passing::Message(segment.id), f)
+}
+
+/// Runs `f`, which encodes something to learn its length.
+pub(crate) fn into_nothing<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
+    collecting(Passing::Measured(segment.id), f)
+}
+
+/// Runs `f`, which encodes something that stays in `segment`. It may have handles of that segment only.
+pub(crate) fn into_published<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
+    collecting(Passing::Published(segment.id), f)
+}
+
+#[inline]
+fn collecting<R>(to: Passing, f: impl FnOnce() -> R) -> (R, Passed) {
     let before = PASSED.with_borrow(Vec::len);
-    let result = passing(Passing::Message, f);
+    let result = passing(to, f);
     (result, Passed(PASSED.with_borrow(Vec::len) - before))
 }
 
@@ -164,8 +191,7 @@ impl Passed {
         self.0
     }
 
-    /// The objects of `segment` among them. Those of other segments no record can name: they live as long as somebody has
-    /// them open.
+    /// The objects of `segment` among them. Those of other segments no record can name: this process keeps their handles.
     #[inline]
     pub fn named(&self, segment: &Inner) -> Vec<(ObjectId, usize)> {
         if self.0 == 0 {
@@ -251,19 +277,36 @@ struct Ticket {
     segment: u128,
     id: ObjectId,
     role: u8,
+    /// For whoever may not have the segment.
+    carrier: Option<Carrier>,
 }
 
 impl Object {
     /// Serialises the handle for whoever the calling thread is encoding for.
     pub fn pass<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let segment = self.segment().id;
+        let carrier = self.prepare(segment).map_err(|e| refuse(e, ser::Error::custom))?;
+        Ticket { segment, id: self.id(), role: self.role() as u8, carrier }.serialize(serializer)
+    }
+
+    /// Sees to it that the object is there when the handle arrives, and how its segment gets there.
+    fn prepare(&self, segment: u128) -> Result<Option<Carrier>, Error> {
         match PASSING.get() {
-            Passing::Row(row) => self.open_for(row),
-            Passing::Message => PASSED.with_borrow_mut(|passed| passed.push(Item::Handle(self.clone()))),
-            Passing::Nowhere => {
-                return Err(refuse(nowhere("handle"), ser::Error::custom));
+            Passing::Row(row) if Segment::family()?.inner().id == segment => self.open_for(row),
+            Passing::Message(home) | Passing::Measured(home) | Passing::Published(home) if home == segment => {
+                PASSED.with_borrow_mut(|passed| passed.push(Item::Handle(self.clone())));
             }
+            Passing::Row(_) | Passing::Message(_) | Passing::Measured(_) => {
+                let segment = self.segment().this.upgrade().map(Segment).expect("held by this handle");
+                return Carrier::of(&segment, Some(self)).map(Some);
+            }
+            Passing::Published(_) => {
+                let message = "it is of another segment than where it is to be published";
+                return Err(Error::new(ErrorKind::InvalidInput, "publish handle", message));
+            }
+            Passing::Nowhere => return Err(nowhere("handle")),
         }
-        Ticket { segment: self.segment().id, id: self.id(), role: self.role() as u8 }.serialize(serializer)
+        Ok(None)
     }
 
     /// Reads a handle that [`pass`](Self::pass) wrote, as `kind` of the type that `type_hash` gives for its role.
@@ -273,10 +316,15 @@ impl Object {
         type_hash: impl FnOnce(usize) -> u64,
     ) -> Result<Self, D::Error> {
         let ticket = Ticket::deserialize(deserializer)?;
-        let refused = |e| refuse(e, de::Error::custom);
-        let segment = Segment::attached(ticket.segment).map_err(refused)?;
         let role = usize::from(ticket.role);
-        let opened = Self::open(&segment, ticket.id, role, kind, type_hash(role));
-        opened.map_err(refused)
+        let attached = match &ticket.carrier {
+            Some(carrier) => carrier.attach(ticket.segment),
+            None => Segment::attached(ticket.segment),
+        };
+        let opened = attached.and_then(|segment| Self::open(&segment, ticket.id, role, kind, type_hash(role)));
+        if let Some(carrier) = &ticket.carrier {
+            carrier.release();
+        }
+        opened.map_err(|e| refuse(e, de::Error::custom))
     }
 }

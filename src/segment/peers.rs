@@ -10,7 +10,7 @@
 //!
 //! A lane belongs to a thread from its first use of the segment to its end. Its number stands in every word that the
 //! thread claims; guards do not leave their thread, so at its end the last such word is gone, unless the program leaked a
-//! guard: then the lock stays taken as a leaked guard of std's keeps it, until the process ends.
+//! guard: then the lane stays, and the lock stays taken as a leaked guard of std's keeps it, until the process ends.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -132,7 +132,7 @@ impl Drop for Lanes {
         LAST.set((NO_EPOCH, NOBODY));
         for (segment, epoch, lane) in self.0.drain(..) {
             if let Some(segment) = segment.upgrade() {
-                if segment.epoch() == epoch {
+                if segment.epoch() == epoch && !segment.has_claims_of(lane) {
                     segment.lane_block(lane).owner.store(0, Release);
                 }
             }

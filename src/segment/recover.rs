@@ -12,7 +12,8 @@
 //! R3 not counted yet: count what is in flight in every object it has open -> ledger; mark counted
 //! R4 the arena lock; every object it has open: stamps of D -> neutral
 //! R5 every run of D: LIVE if its object names it, else FREE; objects that it was building or closing
-//! R6 give up every object it had open and wake its users; the last one out frees the memory
+//! R6 give up every object it had open and wake its users; the last one out frees the memory, also of what it had just
+//!    given up itself
 //! R7 lanes of D -> free           R8 death_seq += 1, wake            R9 the row -> FREE, its byte unlocked
 //! ```
 //!
@@ -172,6 +173,7 @@ impl Inner {
         for id in open {
             self.depart(id, row, died.then_some(pid));
         }
+        self.reap_abandoned();
         // R7
         for lane in &lanes {
             self.lane_block(*lane).hazards.iter().for_each(|hazard| hazard.store(0, Relaxed));
@@ -246,6 +248,17 @@ impl Inner {
         })
         .ok()?;
         Some(pages)
+    }
+
+    /// R6: objects that nobody has open and no message carries. The dead was the last one out, and got no further.
+    fn reap_abandoned(&self) {
+        for index in 0..self.object_count() {
+            if let (id, Standing::Live) = self.standing(index) {
+                if self.has_no_openers(index) {
+                    self.reap_entry(id);
+                }
+            }
+        }
     }
 
     /// R6 for one object.

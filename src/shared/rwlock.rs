@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::mutex::LockError;
 use super::owner_name;
 use crate::error::Error;
-use crate::segment::{Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, PinnedBytes, Segment, type_hash};
+use crate::segment::{Holder, KINDS, Kind, Losses, Object, ObjectId, Pinned, PinnedBytes, Segment, View, type_hash};
 use crate::sync::{LANE_SLOTS, LANE_WORDS, Lane, Locked, MutexBlock, NOBODY, Pace, RwLockWords, WaitBlock};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::clock::Deadline;
@@ -28,20 +28,14 @@ static RWLOCK: Kind = Kind {
     name: "rwlock",
     least: VALUE_AT,
     count: |view, dead| {
-        let held = view.block::<MutexBlock>(0).held_by(dead);
-        Ok(Losses { locks: u32::from(held), ..Losses::default() })
+        let unused = [WaitBlock::new(), WaitBlock::new()];
+        let words = words(view, &unused);
+        let read = words.readers().filter(|lane| dead(*lane)).count() as u32;
+        Ok(Losses { locks: u32::from(words.writer.held_by(dead)) + read, ..Losses::default() })
     },
     recover: |view, dead| {
         // Nobody sleeps through this: all users of the object are woken afterwards.
-        let unused = [WaitBlock::new(), WaitBlock::new()];
-        let words = RwLockWords {
-            writer: view.block(0),
-            readers: view.blocks(READERS_AT, LANE_WORDS),
-            counts: view.blocks(COUNTS_AT, LANE_SLOTS),
-            may_read: &unused[0],
-            may_write: &unused[1],
-        };
-        words.recover(dead);
+        words(view, &[WaitBlock::new(), WaitBlock::new()]).recover(dead);
         Ok(())
     },
     linked: |_, _| Ok(()),
@@ -51,6 +45,17 @@ static RWLOCK: Kind = Kind {
         lane => format!("written by lane {lane}"),
     },
 };
+
+/// The lock's words, with these to sleep on.
+fn words<'a>(view: &View<'a>, waits: &'a [WaitBlock; 2]) -> RwLockWords<'a> {
+    RwLockWords {
+        writer: view.block(0),
+        readers: view.blocks(READERS_AT, LANE_WORDS),
+        counts: view.blocks(COUNTS_AT, LANE_SLOTS),
+        may_read: &waits[0],
+        may_write: &waits[1],
+    }
+}
 
 /// Many readers or one writer, of all processes and threads that have a handle, around a value of plain bytes.
 ///

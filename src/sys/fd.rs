@@ -5,7 +5,8 @@
 //!
 //! # Protocol
 //! Sequenced packets: the asker sends the 16 bytes of the token. The answer is one byte: 1, and with it the descriptor
-//! (SCM_RIGHTS), or 0 if the token stands for nothing. Then both close.
+//! (SCM_RIGHTS), or 0 if the token stands for nothing. Then both close. Or it sends one more byte, 1: what the token stands
+//! for is not needed any more; then it closes without an answer.
 //!
 //! # Trust
 //! Anybody in the same network namespace may connect, or listen under the name of a process that has ended. So both sides
@@ -35,6 +36,15 @@ use super::clock::Deadline;
 /// What a descriptor is asked for by.
 pub type Token = [u8; 16];
 
+/// What is wanted of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// What it stands for.
+    Fetch,
+    /// Nothing any more.
+    Release,
+}
+
 /// Connections that wait to be accepted, and accepted ones that have not asked yet.
 const BACKLOG: usize = 256;
 /// How long to wait for something that nothing tells of: a place in a backlog, a free descriptor.
@@ -42,6 +52,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 const WITH_DESCRIPTOR: u8 = 1;
 const WITHOUT: u8 = 0;
+/// Behind the token: it is released.
+const RELEASED: u8 = 1;
 
 /// Why a descriptor was not fetched.
 #[derive(Debug)]
@@ -88,7 +100,7 @@ impl Giver {
 
     /// Answers for ever what `give` finds for a token; it is called once for each asker. Signals do not come to the calling
     /// thread any more.
-    pub fn serve(mut self, mut give: impl FnMut(&Token) -> Option<OwnedFd>) -> ! {
+    pub fn serve(mut self, mut give: impl FnMut(Asked, &Token) -> Option<OwnedFd>) -> ! {
         // It fails for impossible arguments only.
         let _ = nix::sys::signal::SigSet::all().thread_block();
         loop {
@@ -99,7 +111,7 @@ impl Giver {
         }
     }
 
-    fn round(&mut self, give: &mut impl FnMut(&Token) -> Option<OwnedFd>) -> Result<(), Errno> {
+    fn round(&mut self, give: &mut impl FnMut(Asked, &Token) -> Option<OwnedFd>) -> Result<(), Errno> {
         let all = std::iter::once(&self.listener).chain(&self.asking);
         let mut polled: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         rustix::io::retry_on_intr(|| poll(&mut polled, None))?;
@@ -130,12 +142,15 @@ impl Giver {
 }
 
 /// Gives the descriptor to who asked for it. If the asker is dead by now, it goes with the asker.
-fn answer(asker: BorrowedFd<'_>, give: &mut impl FnMut(&Token) -> Option<OwnedFd>) {
-    let mut token: Token = [0; 16];
-    if !matches!(recv(asker, &mut token, RecvFlags::DONTWAIT), Ok((16, 16))) {
-        return;
-    }
-    let given = give(&token);
+fn answer(asker: BorrowedFd<'_>, give: &mut impl FnMut(Asked, &Token) -> Option<OwnedFd>) {
+    let mut packet = [0; 17];
+    let Ok((bytes, _)) = recv(asker, &mut packet, RecvFlags::DONTWAIT) else { return };
+    let [token @ .., kind] = packet;
+    let given = match (bytes, kind) {
+        (16, _) => give(Asked::Fetch, &token),
+        (17, RELEASED) => return drop(give(Asked::Release, &token)),
+        _ => return,
+    };
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut with = SendAncillaryBuffer::new(&mut space);
     let descriptors = given.as_ref().map(AsFd::as_fd);
@@ -144,8 +159,8 @@ fn answer(asker: BorrowedFd<'_>, give: &mut impl FnMut(&Token) -> Option<OwnedFd
     let _ = sendmsg(asker, &[IoSlice::new(&word)], &mut with, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
-/// Fetches what `token` stands for from the process that listens under `name`.
-pub fn fetch(name: &[u8], token: &Token, deadline: Deadline) -> Result<OwnedFd, Unfetched> {
+/// Connects to the process that listens under `name`, which is of the same user.
+fn connection(name: &[u8], deadline: Deadline) -> Result<OwnedFd, Unfetched> {
     let (socket, address) = (socket()?, SocketAddrUnix::new_abstract_name(name)?);
     loop {
         match connect(&socket, &address) {
@@ -157,9 +172,21 @@ pub fn fetch(name: &[u8], token: &Token, deadline: Deadline) -> Result<OwnedFd, 
             Err(e) => return Err(e.into()),
         }
     }
-    if !is_same_user(socket.as_fd()) {
-        return Err(Unfetched::Gone);
-    }
+    if is_same_user(socket.as_fd()) { Ok(socket) } else { Err(Unfetched::Gone) }
+}
+
+/// Tells the process that listens under `name` that what `token` stands for is not needed any more, if it has room to hear
+/// that before `deadline`.
+pub fn release(name: &[u8], token: &Token, deadline: Deadline) {
+    let Ok(socket) = connection(name, deadline) else { return };
+    let mut packet = [RELEASED; 17];
+    packet[..16].copy_from_slice(token);
+    let _ = rustix::io::retry_on_intr(|| send(&socket, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
+}
+
+/// Fetches what `token` stands for from the process that listens under `name`.
+pub fn fetch(name: &[u8], token: &Token, deadline: Deadline) -> Result<OwnedFd, Unfetched> {
+    let socket = connection(name, deadline)?;
     // A copy of the socket may outlive the process in what it forked: so its end is watched too.
     let giver = match peer(socket.as_fd()).and_then(|(pid, _)| Pid::from_raw(pid)) {
         Some(pid) => match pidfd_open(pid, PidfdFlags::empty()) {
@@ -254,7 +281,7 @@ mod tests {
         let name = [name, &std::process::id().to_le_bytes()].concat();
         let (mut here, there) = UnixStream::pair().unwrap();
         let kept = Mutex::new(Some(OwnedFd::from(there)));
-        std::thread::spawn(move || giver.serve(|token| kept.lock().unwrap().take_if(|_| token == &[7; 16])));
+        std::thread::spawn(move || giver.serve(|_, token| kept.lock().unwrap().take_if(|_| token == &[7; 16])));
         // Those who say nothing, or something else, hold nobody up.
         let address = SocketAddrUnix::new_abstract_name(&name).unwrap();
         let silent: Vec<OwnedFd> = (0..20).map(|_| socket().unwrap()).collect();
@@ -269,6 +296,23 @@ mod tests {
         here.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through", "and the giver's copy is closed, or this would not have ended");
         assert!(matches!(fetch(&name, &[7; 16], soon()), Err(Unfetched::Unknown)));
+    }
+
+    #[test]
+    fn who_is_told_that_something_is_not_needed_does_not_answer() {
+        let name = [b"kinfolk-test-released".as_slice(), &std::process::id().to_le_bytes()].concat();
+        let giver = Giver::bind(&name).unwrap();
+        let (told, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            giver.serve(|asked, token| {
+                told.send((asked, *token)).unwrap();
+                None
+            })
+        });
+        release(&name, &[3; 16], soon());
+        assert_eq!(asked.recv().unwrap(), (Asked::Release, [3; 16]));
+        assert!(matches!(fetch(&name, &[4; 16], soon()), Err(Unfetched::Unknown)));
+        assert_eq!(asked.recv().unwrap(), (Asked::Fetch, [4; 16]));
     }
 
     #[test]

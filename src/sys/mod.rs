@@ -9,6 +9,7 @@ pub mod clock;
 pub mod copy;
 pub mod cpu;
 pub mod fd;
+pub mod folder;
 pub mod futex;
 pub mod identity;
 pub mod image;

@@ -7,14 +7,17 @@
 mod support;
 
 mod barriers;
+mod cleanup;
 mod conditions;
 mod connections;
 mod events;
 mod heap;
 mod locks;
+mod managers;
 mod processes;
 mod queues;
 mod semaphores;
+mod shared_memory;
 mod signals;
 mod values;
 mod waits;
@@ -27,7 +30,7 @@ use support::watchdog;
 use support::watchdog::Watchdog;
 
 /// Areas of the table of which every row that is to be ported is.
-const FINISHED: &[u32] = &[3, 4, 5, 9, 13];
+const FINISHED: &[u32] = &[3, 4, 5, 9, 12, 13];
 
 /// Long enough for something that should not happen to happen.
 const DELTA: Duration = Duration::from_millis(100);

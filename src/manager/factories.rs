@@ -1,0 +1,143 @@
+//! A method for each kind of thing that a manager makes: the thing's own constructor, in the manager's segment.
+
+use bytemuck::{CheckedBitPattern, NoUninit};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Manager;
+use crate::channel::{Connection, JoinableQueue, Queue, Receiver, Sender};
+use crate::error::Error;
+use crate::shared::{Barrier, BoundedSemaphore, Condvar, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
+
+/// Queues and pipes.
+impl Manager {
+    /// Makes a queue that holds up to `capacity` items; 0 for no limit but its 1 MiB of ring. Other sizes:
+    /// `Queue::builder().segment(manager.segment())`.
+    ///
+    /// # Errors
+    /// As [`Queue::new`]. Python: `Queue(maxsize)`.
+    pub fn queue<T: Serialize + DeserializeOwned + 'static>(&self, capacity: usize) -> Result<Queue<T>, Error> {
+        Queue::builder().capacity(capacity).segment(&self.segment).build()
+    }
+
+    /// Makes a queue of tasks in which up to `capacity` wait; 0 for no limit but its 1 MiB of ring.
+    ///
+    /// # Errors
+    /// As [`JoinableQueue::new`]. Python: `JoinableQueue(maxsize)`.
+    #[doc(alias = "JoinableQueue")]
+    pub fn joinable_queue<T>(&self, capacity: usize) -> Result<JoinableQueue<T>, Error>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+    {
+        Queue::builder().capacity(capacity).segment(&self.segment).build_joinable()
+    }
+
+    /// Makes a pipe: two connected ends. The first sends `T` and receives `U`.
+    ///
+    /// # Errors
+    /// As [`pipe`](crate::pipe()).
+    #[allow(clippy::type_complexity, reason = "two ends, each with its two types")]
+    pub fn pipe<T, U>(&self) -> Result<(Connection<T, U>, Connection<U, T>), Error>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        U: Serialize + DeserializeOwned + 'static,
+    {
+        Connection::builder().segment(&self.segment).build()
+    }
+
+    /// Makes a pipe that goes one way.
+    ///
+    /// # Errors
+    /// As [`pipe_oneway`](crate::pipe_oneway).
+    pub fn pipe_oneway<T>(&self) -> Result<(Receiver<T>, Sender<T>), Error>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+    {
+        Connection::builder().segment(&self.segment).build_oneway()
+    }
+}
+
+/// Locks and what else processes wait for.
+impl Manager {
+    /// Makes a mutex without data.
+    ///
+    /// # Errors
+    /// As [`Mutex::new`]. Python: `Lock()`.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        Lock::new_in(&self.segment, ())
+    }
+
+    /// Makes a mutex around a value of plain bytes.
+    ///
+    /// # Errors
+    /// As [`Mutex::new`].
+    pub fn mutex<T: NoUninit + CheckedBitPattern>(&self, value: T) -> Result<Mutex<T>, Error> {
+        Mutex::new_in(&self.segment, value)
+    }
+
+    /// Makes a lock that its holder may take again.
+    ///
+    /// # Errors
+    /// As [`RLock::new`]. Python: `RLock()`.
+    pub fn rlock(&self) -> Result<RLock, Error> {
+        RLock::new_in(&self.segment)
+    }
+
+    /// Makes a lock for many readers or one writer around a value of plain bytes.
+    ///
+    /// # Errors
+    /// As [`RwLock::new`].
+    pub fn rwlock<T: NoUninit + CheckedBitPattern>(&self, value: T) -> Result<RwLock<T>, Error> {
+        RwLock::new_in(&self.segment, value)
+    }
+
+    /// Makes a semaphore with so many permits.
+    ///
+    /// # Errors
+    /// As [`Semaphore::new`]. Python: `Semaphore(value)`.
+    pub fn semaphore(&self, permits: u32) -> Result<Semaphore, Error> {
+        Semaphore::new_in(&self.segment, permits)
+    }
+
+    /// Makes a semaphore that never has more than so many permits.
+    ///
+    /// # Errors
+    /// As [`BoundedSemaphore::new`]. Python: `BoundedSemaphore(value)`.
+    #[doc(alias = "BoundedSemaphore")]
+    pub fn bounded_semaphore(&self, permits: u32) -> Result<BoundedSemaphore, Error> {
+        BoundedSemaphore::new_in(&self.segment, permits)
+    }
+
+    /// Makes a condition variable.
+    ///
+    /// # Errors
+    /// As [`Condvar::new`]. Python: `Condition()`.
+    #[doc(alias = "Condition")]
+    pub fn condvar(&self) -> Result<Condvar, Error> {
+        Condvar::new_in(&self.segment)
+    }
+
+    /// Makes an event, which is not set.
+    ///
+    /// # Errors
+    /// As [`Event::new`]. Python: `Event()`.
+    pub fn event(&self) -> Result<Event, Error> {
+        Event::new_in(&self.segment)
+    }
+
+    /// Makes a barrier at which so many have to meet.
+    ///
+    /// # Errors
+    /// As [`Barrier::new`]. Python: `Barrier(parties)`.
+    pub fn barrier(&self, parties: u32) -> Result<Barrier, Error> {
+        Barrier::new_in(&self.segment, parties)
+    }
+
+    /// Makes what is done once.
+    ///
+    /// # Errors
+    /// As [`Once::new`].
+    pub fn once(&self) -> Result<Once, Error> {
+        Once::new_in(&self.segment)
+    }
+}
