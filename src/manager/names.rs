@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::Manager;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
-use crate::segment::{TypeTag, into_published, type_hash};
+use crate::segment::{TypeTag, into_kept, type_hash};
 
 /// How often something that is there when it is to be published, and gone when it is looked for, is tried again.
 const TRIES: u32 = 1000;
@@ -53,7 +53,7 @@ impl Manager {
     pub fn publish<H: Serialize + 'static>(&self, name: &str, value: &H) -> Result<(), Error> {
         let segment = self.segment.inner();
         codec::with_scratch(|buffer| {
-            let (encoded, passed) = into_published(segment, || codec::encode(value, buffer));
+            let (encoded, passed) = into_kept(segment, || codec::encode(value, buffer));
             encoded.and_then(|()| self.segment.publish(name, tag::<H>(), buffer, &passed.named(segment)))
         })
     }

@@ -74,7 +74,7 @@ enum Passing {
     /// Nowhere, but as much has to be written as into a message in this segment.
     Measured(u128),
     /// Into something in this segment that stays there: see `root.rs`.
-    Published(u128),
+    Kept(u128),
 }
 
 thread_local! {
@@ -114,7 +114,7 @@ pub(crate) enum Recipient {
 /// For whom the calling thread serialises, if a value may be passed at all.
 pub(crate) fn recipient() -> Option<Recipient> {
     match PASSING.get() {
-        Passing::Nowhere | Passing::Published(_) => None,
+        Passing::Nowhere | Passing::Kept(_) => None,
         Passing::Row(row) => Some(Recipient::Row(row)),
         Passing::Message(_) => Some(Recipient::Taker),
         Passing::Measured(_) => Some(Recipient::Nobody),
@@ -174,8 +174,8 @@ pub(crate) fn into_nothing<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Pas
 }
 
 /// Runs `f`, which encodes something that stays in `segment`. It may have handles of that segment only.
-pub(crate) fn into_published<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
-    collecting(Passing::Published(segment.id), f)
+pub(crate) fn into_kept<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
+    collecting(Passing::Kept(segment.id), f)
 }
 
 #[inline]
@@ -293,16 +293,16 @@ impl Object {
     fn prepare(&self, segment: u128) -> Result<Option<Carrier>, Error> {
         match PASSING.get() {
             Passing::Row(row) if Segment::family()?.inner().id == segment => self.open_for(row),
-            Passing::Message(home) | Passing::Measured(home) | Passing::Published(home) if home == segment => {
+            Passing::Message(home) | Passing::Measured(home) | Passing::Kept(home) if home == segment => {
                 PASSED.with_borrow_mut(|passed| passed.push(Item::Handle(self.clone())));
             }
             Passing::Row(_) | Passing::Message(_) | Passing::Measured(_) => {
                 let segment = self.segment().this.upgrade().map(Segment).expect("held by this handle");
                 return Carrier::of(&segment, Some(self)).map(Some);
             }
-            Passing::Published(_) => {
-                let message = "it is of another segment than where it is to be published";
-                return Err(Error::new(ErrorKind::InvalidInput, "publish handle", message));
+            Passing::Kept(_) => {
+                let message = "it is of another segment than what it is to be kept in";
+                return Err(Error::new(ErrorKind::InvalidInput, "keep handle", message));
             }
             Passing::Nowhere => return Err(nowhere("handle")),
         }

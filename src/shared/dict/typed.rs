@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::core::{Core, DICT, Rule, SHARDS, handle_list, split_handles};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
-use crate::segment::{Object, ObjectId, Segment, into_message, type_hash};
+use crate::segment::{Object, ObjectId, Segment, into_kept, type_hash};
 use crate::sys::clock::Deadline;
 
 /// A dictionary.
@@ -121,7 +121,7 @@ where
             return f(bytes, false);
         }
         codec::with_scratch(|buffer| {
-            let (encoded, passed) = into_message(|| codec::encode(value, buffer));
+            let (encoded, passed) = into_kept(self.object().segment(), || codec::encode(value, buffer));
             encoded?;
             let handles = passed.named(self.object().segment());
             let done = if handles.is_empty() {
