@@ -16,6 +16,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 #[path = "step/arena.rs"]
 mod arena;
+#[path = "step/dicts.rs"]
+mod dicts;
 #[path = "step/leases.rs"]
 mod leases;
 #[path = "step/names.rs"]
@@ -413,6 +415,10 @@ fn main() {
         ("recoverers of leases", leases::recovery),
         ("recoverers of the arena", arena::recovery),
         ("recoverers of values", values::recovery),
+        ("entries", dicts::entries),
+        ("tables", dicts::tables),
+        ("runs of dicts", dicts::runs),
+        ("recoverers of dicts", dicts::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;

@@ -11,9 +11,12 @@ use crate::sync::{Lane, Locked};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::atomic::{AtomicU64, broken};
 
+/// How many entries room is made for at once. What the shard says of their number may be anything.
+const MOST_FORESEEN: u64 = 1 << 16;
+
 /// A shard whose lock is held; it is given back on drop.
 pub struct Changing<'s, 'a, M: Memory> {
-    shard: &'s Shard<'a, M>,
+    pub(super) shard: &'s Shard<'a, M>,
     lane: Lane,
     consistent: bool,
     changed: bool,
@@ -55,7 +58,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
         Ok(this)
     }
 
-    fn table(&self) -> Result<Option<Table>, Error> {
+    pub(super) fn table(&self) -> Result<Option<Table>, Error> {
         match self.shard.block.table.load(Relaxed) {
             0 => Ok(None),
             at => self.shard.table_at(at).map(Some),
@@ -63,9 +66,9 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     }
 
     /// Everything that the shard names.
-    fn named(&self) -> Result<Vec<u64>, Error> {
+    pub(super) fn named(&self) -> Result<Vec<u64>, Error> {
         let Some(table) = self.table()? else { return Ok(Vec::new()) };
-        let mut named = Vec::with_capacity(self.shard.len().min(table.slots) as usize + 1);
+        let mut named = Vec::with_capacity(self.shard.len().min(MOST_FORESEEN) as usize + 1);
         named.push(table.at);
         for k in 0..table.slots {
             let word = table.slot(self.shard.memory, k)?.load(Relaxed);
@@ -172,7 +175,8 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     /// Says that a change is made, until [`end`](Self::end); its version.
     #[inline]
     fn begin(&mut self) -> u64 {
-        let changes = self.shard.block.changes.load(Relaxed).wrapping_add(1);
+        // Odd, also after a change that was left with an error.
+        let changes = self.shard.block.changes.load(Relaxed).wrapping_add(1) | 1;
         self.shard.block.changes.store(changes, Relaxed);
         self.changed = true;
         changes
@@ -229,7 +233,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
                 table.set_order(*memory, ordered, k)?;
                 block.ordered.store(ordered + 1, Relaxed);
                 block.used.store(block.used.load(Relaxed) + 1, Relaxed);
-                block.len.store(block.len.load(Relaxed) + 1, Relaxed);
+                block.len.store(block.len.load(Relaxed).wrapping_add(1), Relaxed);
                 // The commit.
                 slot.store(slot_word(hash, place.at), Release);
                 draft.keep();
@@ -290,7 +294,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
     fn grow(&self, old: Option<Table>, hash_of: Hash<'_>) -> Result<Table, Error> {
         let Shard { memory, block, heap } = self.shard;
         // 63 % full, until it is 83 % full.
-        let slots = (self.shard.len() * 8 / 5 + 8).max(LEAST_SLOTS);
+        let slots = (self.shard.len().saturating_mul(8) / 5 + 8).max(LEAST_SLOTS);
         if slots > MOST_SLOTS {
             return Err(Error::new(ErrorKind::OutOfSpace, "grow table", format!("at most {MOST_SLOTS} slots a shard")));
         }

@@ -4,6 +4,8 @@
 //! Whoever dies in it is followed by one who starts over: until the end, the heap's runs can be walked, and nothing of what
 //! is kept is changed.
 
+use std::collections::HashSet;
+
 use super::heap::{DIRECTORY, Heap, RUN, RUN_HEAD, flags_of, size_of_block};
 use super::memory::{Memory, Piece};
 use crate::error::Error;
@@ -11,7 +13,7 @@ use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU64, broken};
 
 /// More runs than a heap can have.
-const MOST_RUNS: u64 = 1 << 17;
+pub(super) const MOST_RUNS: u64 = 1 << 17;
 
 impl<M: Memory> Heap<'_, M> {
     /// Finds out anew what is free: everything that is neither in `named`, the blocks that the store names, nor in a hazard.
@@ -27,6 +29,7 @@ impl<M: Memory> Heap<'_, M> {
         block.filled.store(0, Relaxed);
         block.lists.iter().for_each(|list| list.store(0, Relaxed));
         block.retired_len.store(0, Relaxed);
+        self.finish_leaving();
         named.sort_unstable();
         let mut sums = Sums { named, read: self.named_by_readers(true), used: 0, held: 0, untidy: 0 };
         let (from, to) = self.first;
@@ -35,7 +38,8 @@ impl<M: Memory> Heap<'_, M> {
         sums.held += to - from;
         // The word that names the run in hand.
         let mut link = &block.runs;
-        for _ in 0..MOST_RUNS {
+        let mut seen = HashSet::new();
+        loop {
             let Some((run, to)) = self.run_of(link)? else {
                 block.used.store(sums.used, Relaxed);
                 block.peak.store(sums.used, Relaxed);
@@ -43,6 +47,9 @@ impl<M: Memory> Heap<'_, M> {
                 block.untidy.store(sums.untidy, Relaxed);
                 return Ok(());
             };
+            if !seen.insert(run.name) {
+                return Err(self.corrupt("runs", run.name, "a list that ends"));
+            }
             self.memory.keep_run(run.name);
             let next = self.memory.word(run.at)?;
             match self.sweep(&mut sums, run.at + RUN_HEAD, to)? {
@@ -52,12 +59,29 @@ impl<M: Memory> Heap<'_, M> {
                     link = next;
                 }
                 None => {
+                    if !broken("heap: unlink a run without a note") {
+                        block.leaving.store(run.name, Relaxed);
+                    }
                     link.store(next.load(Relaxed), Release);
                     self.memory.give_run(run.name);
+                    block.leaving.store(0, Relaxed);
                 }
             }
         }
-        Err(self.corrupt("runs", MOST_RUNS, "a list that ends"))
+    }
+
+    /// Gives a run back that somebody unlinked who died before he had given it back.
+    fn finish_leaving(&self) {
+        let leaving = self.block.leaving.load(Relaxed);
+        if leaving == 0 {
+            return;
+        }
+        let mut is_linked = false;
+        self.for_each_run(&mut |name| is_linked |= name == leaving);
+        if !is_linked {
+            self.memory.give_run(leaving);
+        }
+        self.block.leaving.store(0, Relaxed);
     }
 
     /// The run that a word names, and where its blocks end.

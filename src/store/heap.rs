@@ -26,26 +26,29 @@ use super::memory::Memory;
 use crate::error::Error;
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::{self, Relaxed, Release};
-use crate::sys::atomic::{AtomicU64, broken, fence};
+use crate::sys::atomic::{AtomicU64, MODELLED, broken, fence};
 
-/// Lists of free blocks: one for each size that is handed out.
-pub const LISTS: usize = 55;
-/// Blocks that wait until no reader names them.
-pub const RETIRED: usize = 24;
+/// Blocks up to this size come in steps of 8 bytes, larger ones in four steps for each power of two.
+const FINE: u64 = if MODELLED { 32 } else { 256 };
 /// The largest block that is handed out; what is larger gets a run of its own.
-pub const MAX_BLOCK: u64 = 16 << 10;
+pub const MAX_BLOCK: u64 = if MODELLED { 128 } else { 16 << 10 };
+const FINE_LISTS: usize = FINE as usize / 8 - 1;
+/// Lists of free blocks: one for each size that is handed out.
+pub const LISTS: usize = FINE_LISTS + 4 * (MAX_BLOCK / FINE).ilog2() as usize;
+/// Blocks that wait until no reader names them.
+pub const RETIRED: usize = if MODELLED { 3 } else { 24 };
 
 /// The block names a run, which goes with it.
 pub const RUN: u64 = 1;
 
 const LEAST_BLOCK: u64 = 16;
 /// The longest free block, which leaves room for a rest that is too short for a block.
-const LONGEST_FREE: u64 = (0xfff - 1) * 8;
+const LONGEST_FREE: u64 = if MODELLED { 192 } else { (0xfff - 1) * 8 };
 /// A rest shorter than this stays with the block that it is the rest of.
 const LEAST_REST: u64 = 32;
 /// Words at the beginning of a run: the name of the next one, and how much of it is blocks.
 pub(super) const RUN_HEAD: u64 = 16;
-const LEAST_RUN: u64 = 8 << 10;
+const LEAST_RUN: u64 = if MODELLED { 208 } else { 8 << 10 };
 const LARGEST_RUN: u64 = 256 << 10;
 /// Bit of an entry in the list of retired blocks: readers name it in the word for directories.
 pub(super) const DIRECTORY: u64 = 1;
@@ -72,8 +75,10 @@ pub struct HeapBlock {
     pub retired: [AtomicU64; RETIRED],
     /// The most bytes in use since it was last collected.
     pub peak: AtomicU64,
+    /// Name of a run that is being given back.
+    pub leaving: AtomicU64,
     /// Spare.
-    pub spare: [AtomicU64; 2],
+    pub spare: AtomicU64,
 }
 
 /// A block that is not free any more. Its first word says how long it is, and nothing else.
@@ -103,27 +108,27 @@ pub struct Heap<'a, M> {
 /// The smallest list whose blocks have `bytes`.
 #[inline]
 fn list_for(bytes: u64) -> usize {
-    if bytes <= 256 {
+    if bytes <= FINE {
         return (bytes.max(LEAST_BLOCK).div_ceil(8) - 2) as usize;
     }
     let below = bytes - 1;
     let top = 63 - below.leading_zeros() as usize;
-    31 + (top - 8) * 4 + (below >> (top - 2) & 3) as usize
+    FINE_LISTS + (top - FINE.ilog2() as usize) * 4 + (below >> (top - 2) & 3) as usize
 }
 
 /// Bytes of a list's blocks, at least.
 #[inline]
 fn list_bytes(list: usize) -> u64 {
-    if list < 31 {
+    if list < FINE_LISTS {
         return LEAST_BLOCK + 8 * list as u64;
     }
-    let (octave, step) = ((list - 31) / 4, (list - 31) % 4);
-    (step as u64 + 5) << (octave + 6)
+    let (octave, step) = ((list - FINE_LISTS) / 4, (list - FINE_LISTS) % 4);
+    (step as u64 + 5) << (octave as u32 + FINE.ilog2() - 2)
 }
 
 /// The list that a free block of so many bytes belongs to.
 #[inline]
-fn list_of(bytes: u64) -> usize {
+pub(super) fn list_of(bytes: u64) -> usize {
     if bytes >= MAX_BLOCK {
         return LISTS - 1;
     }
@@ -178,9 +183,36 @@ impl<'a, M: Memory> Heap<'a, M> {
         self.block.filled.store(self.block.filled.load(Relaxed) | 1 << list, Relaxed);
     }
 
-    /// Makes free blocks of the memory between two places. The last is made first, so that the memory can be walked
-    /// at any moment: what is one block until then stays one until its own word is written.
+    /// Makes free blocks of the memory between two places.
+    ///
+    /// First the words that tell their sizes, the last one first: so the memory can be walked at any moment, since what lay
+    /// there goes on to do so until the first one's word is written. Then what lies behind these words.
     pub(super) fn carve(&self, from: u64, to: u64) -> Result<(), Error> {
+        let mixed = broken("heap: link a piece before all have sizes");
+        self.for_each_piece(from, to, &mut |at, size| {
+            let words = self.memory.words(at)?;
+            words[0].store(size / 8, Relaxed);
+            if mixed {
+                self.push(words, at, size);
+            }
+            Ok(())
+        })?;
+        if mixed {
+            return Ok(());
+        }
+        self.for_each_piece(from, to, &mut |at, size| {
+            self.push(self.memory.words(at)?, at, size);
+            Ok(())
+        })
+    }
+
+    /// Gives `f` place and size of the free blocks that memory is cut into, the last one first.
+    fn for_each_piece(
+        &self,
+        from: u64,
+        to: u64,
+        f: &mut dyn FnMut(u64, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut end = to;
         // The rest that is no whole one comes last in memory, and may be a little longer so that none is too short.
         let mut size = (to - from) % LONGEST_FREE;
@@ -190,7 +222,7 @@ impl<'a, M: Memory> Heap<'a, M> {
         while end > from {
             if size >= LEAST_BLOCK {
                 end -= size;
-                self.push(self.memory.words(end)?, end, size);
+                f(end, size)?;
             } else if size > 0 {
                 // A single word between two blocks cannot be: every block has two, and leaves no rest so short.
                 return Err(self.corrupt("gap", size, "at least 16 B"));

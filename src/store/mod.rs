@@ -4,11 +4,18 @@
 //! A store knows words, lanes and hazards, but not where they live: so loom, the fuzzers and a segment run the same code.
 
 mod change;
+mod check;
 mod collect;
 mod entry;
 mod heap;
 mod memory;
+#[cfg(test)]
+mod models;
 mod table;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod trial;
 
 pub use change::{Changing, Spot};
 pub use entry::{Draft, Entry};

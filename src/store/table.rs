@@ -31,12 +31,12 @@ use super::memory::{HAZARDS, LOOKING, Memory, READING};
 use crate::error::Error;
 use crate::sync::{Lane, MutexBlock, TimedOut, WaitBlock};
 use crate::sys::atomic::Ordering::{self, Acquire, Relaxed, Release};
-use crate::sys::atomic::{AtomicU64, broken, fence};
+use crate::sys::atomic::{AtomicU64, MODELLED, broken, fence};
 use crate::sys::clock::Deadline;
 
 pub(super) const EMPTY: u64 = 0;
 pub(super) const TOMB: u64 = 1;
-pub(super) const LEAST_SLOTS: u64 = 16;
+pub(super) const LEAST_SLOTS: u64 = if MODELLED { 2 } else { 16 };
 pub(super) const MOST_SLOTS: u64 = 1 << 31;
 /// Where the slots of a table begin that is one block.
 pub(super) const SLOTS_AT: u64 = 32;
@@ -154,12 +154,12 @@ impl Table {
 
     #[inline]
     pub fn slot<'m, M: Memory>(&self, memory: &'m M, slot: u64) -> Result<&'m AtomicU64, Error> {
-        memory.word(self.slots_at + slot * 8)
+        memory.word(self.slots_at.wrapping_add(slot * 8))
     }
 
     /// The word with place `k` of the order, and by how much its bits are shifted.
     fn order<'m, M: Memory>(&self, memory: &'m M, k: u64) -> Result<(&'m AtomicU64, u64), Error> {
-        Ok((memory.word(self.slots_at + (self.slots + k / 2) * 8)?, k % 2 * 32))
+        Ok((memory.word(self.slots_at.wrapping_add((self.slots + k / 2) * 8))?, k % 2 * 32))
     }
 
     pub fn ordered<M: Memory>(&self, memory: &M, k: u64) -> Result<u64, Error> {
@@ -228,7 +228,7 @@ impl<'a, M: Memory> Shard<'a, M> {
 
     #[inline]
     pub(super) fn table_at(&self, at: u64) -> Result<Table, Error> {
-        let [slots, slots_at] = self.memory.words::<2>(at + 16)?;
+        let [slots, slots_at] = self.memory.words::<2>(at.wrapping_add(16))?;
         let (slots, slots_at) = (slots.load(Relaxed), slots_at.load(Relaxed));
         if slots == 0 || slots > MOST_SLOTS || slots_at % 8 != 0 {
             return Err(self.corrupt("slots", slots, "1 or more"));

@@ -83,7 +83,8 @@ impl Trial {
                 lists: std::array::from_fn(|_| zero()),
                 retired: std::array::from_fn(|_| zero()),
                 leaving: zero(),
-                spare: std::array::from_fn(|_| zero()),
+                peak: zero(),
+                spare: zero(),
             },
             fuse: Mutex::new(None),
             spent: Mutex::new(false),
@@ -192,6 +193,12 @@ impl Memory for Trial {
     fn word(&self, at: u64) -> Result<&AtomicU64, Error> {
         self.burn();
         (at % 8 == 0 && at >= BEGIN).then(|| self.words.get((at / 8) as usize)).flatten().ok_or_else(|| nowhere(at))
+    }
+
+    fn words<const N: usize>(&self, at: u64) -> Result<&[AtomicU64; N], Error> {
+        self.burn();
+        let words = (at % 8 == 0 && at >= BEGIN).then(|| self.words.get((at / 8) as usize..)).flatten();
+        words.and_then(|words| words.first_chunk()).ok_or_else(|| nowhere(at))
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {

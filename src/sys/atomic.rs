@@ -9,8 +9,12 @@ pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering
 
 #[cfg(all(test, loom))]
 pub use modelled::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Killed, Ordering, broken, fence, kill_point, with_broken, with_budget,
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Killed, Ordering, broken, fence, is_dead, kill_point, with_broken,
+    with_budget,
 };
+
+/// Whether this is a model: then what is large is small, since every access is a point where anything may happen.
+pub const MODELLED: bool = cfg!(all(test, loom));
 
 /// Whether a model wants this step of a protocol left out, to prove that it would notice. Never, outside models.
 #[cfg(not(all(test, loom)))]
@@ -57,6 +61,7 @@ mod modelled {
 
     loom::thread_local! {
         static BUDGET: Cell<Option<u32>> = Cell::new(None);
+        static DEAD: Cell<bool> = Cell::new(false);
     }
 
     /// The payload of the unwinding that stands for SIGKILL in a model.
@@ -67,6 +72,7 @@ mod modelled {
         BUDGET.with(|b| b.set(Some(budget)));
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
         BUDGET.with(|b| b.set(None));
+        DEAD.with(|d| d.set(false));
         match ended {
             Ok(value) => Ok(value),
             Err(payload) if payload.is::<Killed>() => Err(Killed),
@@ -86,8 +92,14 @@ mod modelled {
         });
         if die {
             BUDGET.with(|b| b.set(None));
+            DEAD.with(|d| d.set(true));
             std::panic::resume_unwind(Box::new(Killed));
         }
+    }
+
+    /// Whether the modelled thread is dead. What is dropped while it unwinds changes no shared word any more.
+    pub fn is_dead() -> bool {
+        DEAD.with(Cell::get)
     }
 
     std::thread_local! {
@@ -143,12 +155,14 @@ mod modelled {
 
                 pub fn store(&self, value: $int, order: Ordering) {
                     kill_point();
-                    self.word.store(value, order);
+                    if !is_dead() {
+                        self.word.store(value, order);
+                    }
                 }
 
                 pub fn swap(&self, value: $int, order: Ordering) -> $int {
                     kill_point();
-                    self.word.swap(value, order)
+                    if is_dead() { 0 } else { self.word.swap(value, order) }
                 }
 
                 pub fn compare_exchange(
@@ -159,27 +173,27 @@ mod modelled {
                     failure: Ordering,
                 ) -> Result<$int, $int> {
                     kill_point();
-                    self.word.compare_exchange(current, new, success, failure)
+                    if is_dead() { Ok(current) } else { self.word.compare_exchange(current, new, success, failure) }
                 }
 
                 pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
                     kill_point();
-                    self.word.fetch_add(value, order)
+                    if is_dead() { 0 } else { self.word.fetch_add(value, order) }
                 }
 
                 pub fn fetch_sub(&self, value: $int, order: Ordering) -> $int {
                     kill_point();
-                    self.word.fetch_sub(value, order)
+                    if is_dead() { 0 } else { self.word.fetch_sub(value, order) }
                 }
 
                 pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
                     kill_point();
-                    self.word.fetch_or(value, order)
+                    if is_dead() { 0 } else { self.word.fetch_or(value, order) }
                 }
 
                 pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
                     kill_point();
-                    self.word.fetch_and(value, order)
+                    if is_dead() { 0 } else { self.word.fetch_and(value, order) }
                 }
 
                 pub fn fetch_xor(&self, value: $int, order: Ordering) -> $int {

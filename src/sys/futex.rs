@@ -122,6 +122,9 @@ pub fn wait(word: &AtomicU32, expected: u32, _timeout_ns: Option<u64>) -> Woken 
 #[cfg(all(test, loom))]
 pub fn wake(word: &AtomicU32, count: u32) -> u32 {
     super::atomic::kill_point();
+    if super::atomic::is_dead() {
+        return 0;
+    }
     let mut asleep = word.sleepers.0.lock().unwrap();
     let woken = count.min(*asleep);
     *asleep -= woken;

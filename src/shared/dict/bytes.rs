@@ -12,7 +12,7 @@ use crate::sys::clock::Deadline;
 /// A dictionary of byte strings. See [`Dict`](super::Dict) for what it promises.
 #[derive(Clone)]
 pub struct ByteDict {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 handle!(ByteDict, DICT, "a dictionary of bytes");

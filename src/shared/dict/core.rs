@@ -18,6 +18,8 @@ pub(super) const MAX_SHARDS: usize = 256;
 const CELLS_AT: usize = size_of::<DictBlock>();
 /// How often a shard is read without its lock before it is read with it.
 const WALKS: u32 = 4;
+/// How many entries room is made for at once.
+const MOST_FORESEEN: usize = 1 << 16;
 
 #[linkme::distributed_slice(KINDS)]
 pub(super) static DICT: Kind = Kind {
@@ -56,9 +58,9 @@ pub(super) static DICT: Kind = Kind {
         })
     },
     describe: |view| {
-        let mut len = 0;
+        let mut len = 0u64;
         let counted = each_shard(view, &mut |shard| {
-            len += shard.len();
+            len = len.saturating_add(shard.len());
             Ok(())
         });
         counted.map_or_else(|e| e.to_string(), |()| format!("{len} entries"))
@@ -226,7 +228,7 @@ impl Core {
         shard_in(storage, &self.cells[k], self.object.place(), k)
     }
 
-    fn each_shard<R>(
+    pub(super) fn each_shard<R>(
         &self,
         mut f: impl FnMut(&Shard<'_, Storage<'_>>) -> Result<Option<R>, Error>,
     ) -> Result<Option<R>, Error> {
@@ -240,13 +242,14 @@ impl Core {
     }
 
     #[inline]
-    fn lane(&self) -> Result<Lane, Error> {
+    pub(super) fn lane(&self) -> Result<Lane, Error> {
         self.object.segment().lane()
     }
 
     /// Entries, as one moment saw each shard.
     pub fn len(&self) -> usize {
-        self.cells.iter().map(|cell| cell.shard.len.load(Relaxed) as usize).sum()
+        // Each number may be anything.
+        self.cells.iter().fold(0, |sum, cell| sum.saturating_add(cell.shard.len.load(Relaxed) as usize))
     }
 
     /// Gives `f` the entry of a key, which stays until `f` returns.
@@ -415,9 +418,9 @@ impl Core {
     /// Every entry, oldest first: each shard as one moment saw it.
     pub fn collect<R>(&self, mut f: impl FnMut(&Entry<'_, Storage<'_>>) -> Result<R, Error>) -> Result<Vec<R>, Error> {
         let lane = self.lane()?;
-        let mut all: Vec<(u64, R)> = Vec::with_capacity(self.len());
+        let mut all: Vec<(u64, R)> = Vec::with_capacity(self.len().min(MOST_FORESEEN));
         self.each_shard(|shard| {
-            let part = std::cell::RefCell::new(Vec::with_capacity(shard.len() as usize));
+            let part = std::cell::RefCell::new(Vec::with_capacity((shard.len() as usize).min(MOST_FORESEEN)));
             walk(
                 shard,
                 Some(lane),

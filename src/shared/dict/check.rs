@@ -1,0 +1,26 @@
+//! A dictionary counted anew, for tests.
+
+use super::bytes::ByteDict;
+use crate::error::Error;
+use crate::sys::clock::Deadline;
+
+impl ByteDict {
+    /// Counts all that the dictionary has, under its locks, and compares it with what its words say; then collects, and
+    /// counts again. Gives the bytes of blocks in use and the number of runs.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if anything differs.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<(u64, usize), Error> {
+        let (lane, mut bytes, mut runs) = (self.core.lane()?, 0, 0);
+        self.core.each_shard(|shard| {
+            if let Ok(changing) = shard.lock(lane, Deadline::NEVER)? {
+                let counted = changing.count_and_collect()?;
+                bytes += counted.named + counted.retired;
+                runs += counted.runs.len();
+            }
+            Ok(None::<()>)
+        })?;
+        Ok((bytes, runs))
+    }
+}
