@@ -28,21 +28,23 @@ pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
-/// Gives `f` the encoding of a key, which equal keys have in common. No handle can be part of it.
+/// Gives `f` the encoding of a key, which equal keys have in common: of a `K`, or of what it is borrowed as. No handle can
+/// be part of it.
 #[inline]
-pub(crate) fn with_key<K: Serialize + 'static, R>(
-    key: &K,
+pub(crate) fn with_key<K: 'static, Q: Serialize + ?Sized, R>(
+    key: &Q,
     f: impl FnOnce(&[u8]) -> Result<R, Error>,
 ) -> Result<R, Error> {
     thread_local! {
         static KEY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
-    if let Some(bytes) = as_bytes(key) {
-        return f(bytes);
-    }
     let mut buffer = KEY.take();
     buffer.clear();
-    let result = encode(key, &mut buffer).and_then(|()| f(&buffer));
+    let result = encode(key, &mut buffer).and_then(|()| {
+        // A `Vec<u8>` is its own encoding: without the length, which postcard puts in front in parts of seven bits.
+        let at = if is_bytes::<K>() { buffer.iter().position(|byte| *byte < 0x80).map_or(0, |k| k + 1) } else { 0 };
+        f(&buffer[at..])
+    });
     if buffer.capacity() <= KEEP_BYTES {
         KEY.set(buffer);
     }
@@ -88,7 +90,7 @@ impl Flavor for Append<'_> {
 
 /// Encodes into `buffer`.
 #[inline]
-pub(crate) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
     postcard::serialize_with_flavor(value, Append(buffer)).map_err(|e| {
         let codec = || Error::new(ErrorKind::Codec, format!("encode {}", std::any::type_name::<T>()), e.to_string());
         take_refusal().filter(|_| e == postcard::Error::SerdeSerCustom).unwrap_or_else(codec)

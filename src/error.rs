@@ -20,6 +20,8 @@ pub enum ErrorKind {
     TooManyThreads,
     /// All directory entries of the segment are taken.
     TooManyObjects,
+    /// The thread holds as many values in place as it can.
+    TooManyRefs,
     /// The bytes are not a kinfolk segment.
     NotASegment,
     /// The segment was made by a version of this library with another format.
@@ -34,7 +36,7 @@ pub enum ErrorKind {
     TypeMismatch,
     /// The object was dropped by everybody who had it.
     Gone,
-    /// Nothing has this name.
+    /// What was to be there is not: nothing has this name, or this key.
     NotFound,
     /// Something has this name already.
     AlreadyExists,

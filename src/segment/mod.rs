@@ -49,7 +49,9 @@ pub(crate) use object::{Object, View, type_hash};
 #[cfg(test)]
 pub(crate) use office::kept;
 pub(crate) use office::{OfficeTicket, fetch, keep_descriptor};
-pub(crate) use passing::{Arrived, into_kept, into_message, into_nothing, refuse, take_refusal, with_recipient};
+pub(crate) use passing::{
+    Arrived, TICKET, into_kept, into_message, into_nothing, into_text, refuse, take_refusal, with_recipient,
+};
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};
 pub(crate) use pinned::{Pinned, PinnedBytes, PinnedRing};

@@ -200,9 +200,13 @@ impl Object {
 
     /// A handle of the same object in `role`.
     pub fn in_role(&self, role: usize) -> Result<Self, Error> {
-        let Opened { segment, id, kind, type_hash, .. } = &*self.0;
-        let segment = segment.this.upgrade().map(Segment).expect("held by this handle");
-        Self::open(&segment, *id, role, kind, *type_hash)
+        let Opened { id, kind, type_hash, .. } = &*self.0;
+        Self::open(&self.segment_handle(), *id, role, kind, *type_hash)
+    }
+
+    /// The segment that it is in.
+    pub fn segment_handle(&self) -> Segment {
+        Segment(self.0.segment.clone())
     }
 
     pub fn role(&self) -> usize {

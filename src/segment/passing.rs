@@ -75,6 +75,8 @@ enum Passing {
     Measured(u128),
     /// Into something in this segment that stays there: see `root.rs`.
     Kept(u128),
+    /// Nowhere: it is to be shown.
+    Shown,
 }
 
 thread_local! {
@@ -117,7 +119,7 @@ pub(crate) fn recipient() -> Option<Recipient> {
         Passing::Nowhere | Passing::Kept(_) => None,
         Passing::Row(row) => Some(Recipient::Row(row)),
         Passing::Message(_) => Some(Recipient::Taker),
-        Passing::Measured(_) => Some(Recipient::Nobody),
+        Passing::Measured(_) | Passing::Shown => Some(Recipient::Nobody),
     }
 }
 
@@ -176,6 +178,13 @@ pub(crate) fn into_nothing<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Pas
 /// Runs `f`, which encodes something that stays in `segment`. It may have handles of that segment only.
 pub(crate) fn into_kept<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed) {
     collecting(Passing::Kept(segment.id), f)
+}
+
+/// Runs `f`, which shows a value to people. It may have any handles.
+pub(crate) fn into_text<R>(f: impl FnOnce() -> R) -> R {
+    let (result, passed) = collecting(Passing::Shown, f);
+    passed.withdraw();
+    result
 }
 
 #[inline]
@@ -271,8 +280,12 @@ pub(crate) fn nowhere(what: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, format!("serialise {what}"), message)
 }
 
+/// What serialisers that print names see of a handle.
+pub(crate) const TICKET: &str = "kinfolk handle";
+
 /// How a handle looks in a message.
 #[derive(Serialize, Deserialize)]
+#[serde(rename = "kinfolk handle")]
 struct Ticket {
     segment: u128,
     id: ObjectId,
@@ -304,6 +317,7 @@ impl Object {
                 let message = "it is of another segment than what it is to be kept in";
                 return Err(Error::new(ErrorKind::InvalidInput, "keep handle", message));
             }
+            Passing::Shown => {}
             Passing::Nowhere => return Err(nowhere("handle")),
         }
         Ok(None)

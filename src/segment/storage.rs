@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed as Noted;
 use super::directory::ObjectId;
 use super::layout::PAGE;
 use super::object::Object;
+use super::shm::ShmSlice;
 use super::{Inner, Run};
 use crate::error::Error;
 use crate::store::{HAZARDS, Memory, Piece};
@@ -35,6 +36,25 @@ impl<'a> Storage<'a> {
     #[inline]
     pub fn of(object: &'a Object) -> Self {
         Self::new(object.segment(), object.id())
+    }
+
+    /// The segment.
+    pub fn segment(&self) -> &'a Inner {
+        self.segment
+    }
+
+    /// The `len` bytes at `at`, where a store says that they are.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not there.
+    pub fn slice(&self, at: u64, len: u64) -> Result<ShmSlice<'a>, Error> {
+        self.place(at, len)?;
+        Ok(self.segment.slice(at as usize, len as usize))
+    }
+
+    /// Bytes of the whole segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment.geometry.size
     }
 
     /// The run of a name, if it is one at all.
@@ -194,6 +214,12 @@ fn nowhere(at: u64, bytes: u64) -> Error {
 }
 
 impl Inner {
+    /// The hazard words of a lane.
+    #[inline]
+    pub(crate) fn hazards_of(&self, lane: Lane) -> &[AtomicU64; HAZARDS] {
+        &self.lane_block(lane).hazards
+    }
+
     /// Where committed memory ends; noted, since the header's line changes often.
     fn look_at_memory_end(&self) -> u64 {
         let end = self.geometry.pages_at + u64::from(self.committed_pages()) * PAGE as u64;

@@ -65,6 +65,11 @@ impl<'a, M: Memory> Entry<'a, M> {
         self.version
     }
 
+    /// Where its block is: what a reader names that keeps it in place.
+    pub fn place(&self) -> u64 {
+        self.at
+    }
+
     /// Where its value is, and how many bytes it has.
     #[inline]
     pub fn value(&self) -> (u64, u64) {

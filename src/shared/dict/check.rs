@@ -13,14 +13,12 @@ impl ByteDict {
     #[doc(hidden)]
     pub fn check(&self) -> Result<(u64, usize), Error> {
         let (lane, mut bytes, mut runs) = (self.core.lane()?, 0, 0);
-        self.core.each_shard(|shard| {
-            if let Ok(changing) = shard.lock(lane, Deadline::NEVER)? {
-                let counted = changing.count_and_collect()?;
-                bytes += counted.named + counted.retired;
-                runs += counted.runs.len();
-            }
-            Ok(None::<()>)
-        })?;
+        let storage = self.core.storage();
+        for shard in self.core.shards(&storage) {
+            let counted = self.core.lock(&shard, lane, Deadline::NEVER)?.count_and_collect()?;
+            bytes += counted.named + counted.retired;
+            runs += counted.runs.len();
+        }
         Ok((bytes, runs))
     }
 }
