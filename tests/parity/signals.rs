@@ -83,10 +83,16 @@ fn messages_survive_signals() {
     let _guard = guard();
     const BYTES: usize = 4 << 20;
     const ROUNDS: u32 = 200;
+    /// So many signals at least.
+    const WANTED: u32 = 10;
     fn exchange(connection: Connection<Vec<u8>, Vec<u8>>) -> u32 {
         connection.send(handle_signals().to_le_bytes().to_vec()).unwrap();
-        for _ in 0..ROUNDS {
-            let got = connection.recv().unwrap();
+        loop {
+            let mut got = connection.recv().unwrap();
+            if got.is_empty() {
+                break;
+            }
+            got.extend_from_slice(&HANDLED.load(Ordering::Relaxed).to_le_bytes());
             connection.send(got).unwrap();
         }
         // More than there is room for, so the last of it waits for the other side.
@@ -99,31 +105,38 @@ fn messages_survive_signals() {
     let process = Process::spawn(exchange, there).unwrap();
     let thread = i32::from_le_bytes(here.recv().unwrap().try_into().unwrap());
     under_signals(process.pid(), thread, || {
-        for round in 0..ROUNDS {
-            here.send(vec![round as u8; round as usize]).unwrap();
+        let (mut round, mut handled) = (0, 0);
+        while round < ROUNDS || handled <= WANTED {
+            round += 1;
+            let sent = vec![round as u8; (round % ROUNDS + 1) as usize];
+            here.send(sent.clone()).unwrap();
             // The child waits meanwhile, and signals come.
             std::thread::yield_now();
-            assert_eq!(here.recv().unwrap(), vec![round as u8; round as usize]);
+            let mut got = here.recv().unwrap();
+            handled = u32::from_le_bytes(got.split_off(sent.len()).try_into().unwrap());
+            assert_eq!(got, sent);
         }
+        here.send(Vec::new()).unwrap();
         for part in 0..4 {
             assert_eq!(here.recv().unwrap(), vec![part; BYTES / 4]);
         }
     });
-    let handled = process.join().unwrap();
-    assert!(handled > 10, "{handled} signals");
+    assert!(process.join().unwrap() > WANTED);
 }
 
 #[test]
 fn descriptors_are_handed_over_under_signals() {
     let _guard = guard();
     const ROUNDS: u32 = 100;
+    /// So many signals at least.
+    const WANTED: i32 = 10;
     /// Fetches descriptors over the socket that the other process listens at.
     fn fetch(connection: Connection<i32, Option<Fd>>) -> u32 {
         connection.send(handle_signals()).unwrap();
         while let Some(fd) = connection.recv().unwrap() {
             let mut file = std::fs::File::from(fd);
             file.write_all(b"got it").unwrap();
-            connection.send(0).unwrap();
+            connection.send(HANDLED.load(Ordering::Relaxed) as i32).unwrap();
         }
         HANDLED.load(Ordering::Relaxed)
     }
@@ -131,18 +144,19 @@ fn descriptors_are_handed_over_under_signals() {
     let process = Process::spawn(fetch, there).unwrap();
     let thread = here.recv().unwrap();
     under_signals(process.pid(), thread, || {
-        for _ in 0..ROUNDS {
+        let (mut round, mut handled) = (0, 0);
+        while round < ROUNDS || handled <= WANTED {
+            round += 1;
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
             here.send(Some(Fd::from(writer))).unwrap();
-            here.recv().unwrap();
+            handled = here.recv().unwrap();
             let mut said = [0; 6];
             std::fs::File::from(reader).read_exact(&mut said).unwrap();
             assert_eq!(&said, b"got it");
         }
         here.send(None).unwrap();
     });
-    let handled = process.join().unwrap();
-    assert!(handled > 10, "{handled} signals");
+    assert!(process.join().unwrap() > WANTED as u32);
 }
 
 #[test]
