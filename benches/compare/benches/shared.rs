@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions};
 use kinfolk::{ByteDict, Connection, Dict, Process, Segment, pipe};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 type Key = [u8; 16];
 type Value = [u8; 64];
@@ -203,7 +203,7 @@ fn both(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, keys: u64, store: 
 
 fn typed(group: &mut BenchmarkGroup<'_, WallTime>, keys: u64, segment: &Segment) {
     let dict: Dict<TypedKey, TypedValue> = Dict::new_in(segment).unwrap();
-    (0..keys).for_each(|k| drop(dict.set(&(k, !k), &[k; 8]).unwrap()));
+    (0..keys).for_each(|k| dict.set(&(k, !k), &[k; 8]).unwrap());
     let mut numbers = Numbers::new(keys);
     group.bench_function(format!("get/{keys}/kinfolk_typed"), |b| {
         b.iter(|| {
@@ -214,7 +214,7 @@ fn typed(group: &mut BenchmarkGroup<'_, WallTime>, keys: u64, segment: &Segment)
     group.bench_function(format!("set/{keys}/kinfolk_typed"), |b| {
         b.iter(|| {
             let k = numbers.next();
-            drop(dict.set(&(k, !k), &[k; 8]).unwrap());
+            dict.set(&(k, !k), &[k; 8]).unwrap();
         });
     });
 }
@@ -282,36 +282,33 @@ fn in_two_processes(c: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1)).sample_size(20);
     let dict = ByteDict::new().unwrap();
     (0..SHARED_KEYS).for_each(|k| dict.set(&key(k), &[7; 64]).unwrap());
-    let (mut orders, there) = pipe::<Order, ()>().unwrap();
+    let (orders, there) = pipe::<Order, ()>().unwrap();
     let child = Process::builder().daemon(true).spawn(other, (dict.clone(), there)).unwrap();
-    // A thread of its own, since what is pinned stays pinned.
-    std::thread::scope(|scope| {
-        let (group, dict, orders) = (&mut group, &dict, &mut orders);
-        scope.spawn(move || {
-            pin(0);
-            let mut numbers = Numbers::new(SHARED_KEYS);
-            let cases: [(&str, fn(u64) -> Option<Order>); 3] = [
-                ("one_reader", |_| None),
-                ("two_readers", |count| Some(Order::Read(count))),
-                // A set takes about twice as long as a read.
-                ("reader_beside_writer", |count| Some(Order::Write(count / 2))),
-            ];
-            for (name, order) in cases {
-                group.bench_function(name, |b| {
-                    b.iter_custom(|count| {
-                        let order = order(count);
-                        order.into_iter().for_each(|order| orders.send(order).unwrap());
-                        let begin = Instant::now();
-                        reads(dict, &mut numbers, count);
-                        let took = begin.elapsed();
-                        order.into_iter().for_each(|_| orders.recv().unwrap());
-                        took
-                    });
-                });
-            }
-            orders.send(Order::End).unwrap();
+    // On another CPU than the other process, and afterwards where it was.
+    let before = sched_getaffinity(None).unwrap();
+    pin(0);
+    let mut numbers = Numbers::new(SHARED_KEYS);
+    let cases: [(&str, fn(u64) -> Option<Order>); 3] = [
+        ("one_reader", |_| None),
+        ("two_readers", |count| Some(Order::Read(count))),
+        // A set takes about twice as long as a read.
+        ("reader_beside_writer", |count| Some(Order::Write(count / 2))),
+    ];
+    for (name, order) in cases {
+        group.bench_function(name, |b| {
+            b.iter_custom(|count| {
+                let order = order(count);
+                order.into_iter().for_each(|order| orders.send(order).unwrap());
+                let begin = Instant::now();
+                reads(&dict, &mut numbers, count);
+                let took = begin.elapsed();
+                order.into_iter().for_each(|_| orders.recv().unwrap());
+                took
+            });
         });
-    });
+    }
+    orders.send(Order::End).unwrap();
+    sched_setaffinity(None, &before).unwrap();
     child.join().unwrap();
     group.finish();
 }
