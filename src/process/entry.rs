@@ -6,6 +6,7 @@
 //! does itself. In any other process the cost is one look into the environment.
 
 use super::child;
+use super::forkserver::serving;
 use crate::segment::ObjectId;
 use crate::sys::image::{Constructor, Image};
 use crate::sys::spawn;
@@ -57,6 +58,21 @@ impl Ticket {
     }
 }
 
+/// What a process is started as.
+enum Called {
+    Child(Ticket),
+    Server(serving::Ticket),
+}
+
+impl Called {
+    fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Child(ticket) => ticket.descriptors(),
+            Self::Server(ticket) => ticket.0.to_vec(),
+        }
+    }
+}
+
 #[used]
 // SAFETY: the section is an array of functions of this very type, which the C library calls once each.
 #[unsafe(link_section = ".init_array")]
@@ -70,12 +86,13 @@ extern "C" fn enter(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char,
     // SAFETY: this runs before `main`, in the only thread (a constructor that starts threads which change the environment
     // could not be used with any program).
     unsafe { spawn::take_variable(VARIABLE) };
-    let Some(ticket) = Ticket::parse(&text) else {
+    let called = Ticket::parse(&text).map(Called::Child).or_else(|| serving::Ticket::parse(&text).map(Called::Server));
+    let Some(called) = called else {
         eprintln!("kinfolk: the environment variable {VARIABLE} is set, but not by a parent of this process");
         std::process::exit(1);
     };
     // SAFETY: nothing of the program has run yet that could know of other descriptors.
-    if let Err(error) = unsafe { spawn::close_inherited_but(&ticket.descriptors()) } {
+    if let Err(error) = unsafe { spawn::close_inherited_but(&called.descriptors()) } {
         eprintln!("kinfolk: the child process cannot close what it inherited: {error}");
         std::process::exit(1);
     }
@@ -83,7 +100,10 @@ extern "C" fn enter(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char,
     for constructor in Image::of_program().constructors_after(enter) {
         constructor(argc, argv, envp);
     }
-    child::run(ticket)
+    match called {
+        Called::Child(ticket) => child::run(child::attach(ticket), None, |_| Ok(())),
+        Called::Server(ticket) => serving::serve(ticket),
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,11 @@ fn registry() -> MutexGuard<'static, Registry> {
     own(REGISTRY.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Keeps other threads from changing the list, so that a fork finds it in order.
+pub(super) fn hold() -> impl Sized {
+    registry()
+}
+
 /// Adds a child that has just been started.
 pub(super) fn register(child: &Arc<Shared>) {
     static HOOK: Once = Once::new();
@@ -96,7 +101,7 @@ pub fn active_children() -> Vec<Child> {
 ///
 /// `exit` may be called by any thread, so another one may hold the lock, and may be stopped for good. Whoever holds it does
 /// not block meanwhile, so the lock is given up on after a while; what is left to the life pipe then.
-extern "C" fn settle() {
+pub(super) extern "C" fn settle() {
     // A child that ends may let another thread start one more; a program that never stops doing so is not waited for.
     for _ in 0..16 {
         let children = take_all();

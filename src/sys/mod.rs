@@ -10,9 +10,11 @@ pub mod copy;
 pub mod cpu;
 pub mod fd;
 pub mod folder;
+pub mod fork;
 pub mod futex;
 pub mod identity;
 pub mod image;
+pub mod line;
 
 pub mod liveness;
 pub mod mapping;
