@@ -191,3 +191,40 @@ fn a_parent_killed_while_it_starts_children_leaves_nobody() {
     segment.sweep();
     assert!(Process::spawn(|n: u32| n, 5).unwrap().join().is_ok_and(|n| n == 5));
 }
+
+/// The zombies among the children of this process.
+fn zombies() -> Vec<String> {
+    let me = std::process::id() as i32;
+    processes().into_iter().filter(|p| p.parent == me && p.state == 'Z').map(|p| p.name).collect()
+}
+
+#[test]
+fn a_server_that_was_killed_is_reaped_without_another_start() {
+    let _guard = guard();
+    alone(|()| {
+        start(StartMethod::ForkServer, |()| (), ()).join().unwrap();
+        kill(server(), Signal::SIGKILL).unwrap();
+        until(|| !zombies().is_empty());
+        assert!(process::active_children().is_empty());
+        assert_eq!(zombies(), [""; 0]);
+    });
+}
+
+#[test]
+fn nothing_of_a_server_is_left_to_others_when_its_owner_exits() {
+    let _guard = guard();
+    alone(|()| {
+        // Orphans of this process's children become its own, and nobody but the test looks at them.
+        // SAFETY: takes numbers.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
+        for method in all_start_methods().iter().cycle().take(20) {
+            let user = |()| start(StartMethod::ForkServer, |()| (), ()).join().unwrap();
+            start(*method, user, ()).join().unwrap();
+        }
+        let (own_server, own_spares) = servers();
+        let me = std::process::id() as i32;
+        let orphans: Vec<_> =
+            processes().into_iter().filter(|p| p.parent == me && !own_server.contains(&p.pid)).collect();
+        assert!(orphans.is_empty() && own_spares.len() <= 1, "{orphans:?}");
+    });
+}

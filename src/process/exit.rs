@@ -3,6 +3,7 @@
 //! The hook does not run if the process is killed, aborts, or calls `_exit`; then the life pipe
 //! ([`crate::sys::spawn`]) ends the children.
 
+use super::forkserver;
 use super::handle::{Child, Shared};
 use crate::sys::clock::Deadline;
 use crate::sys::identity::{Order, Pidfd, ended_among};
@@ -94,6 +95,7 @@ pub(super) fn reap() -> Vec<Arc<Shared>> {
 ///
 /// Python: `active_children()`.
 pub fn active_children() -> Vec<Child> {
+    forkserver::reap();
     reap().into_iter().map(Child).collect()
 }
 
@@ -106,7 +108,7 @@ pub(super) extern "C" fn settle() {
     for _ in 0..16 {
         let children = take_all();
         if children.is_empty() {
-            return;
+            break;
         }
         let (daemons, others): (Vec<_>, Vec<_>) = children.iter().partition(|c| c.daemon);
         // Errors mean that a child has become another user's, or cannot be waited for: nothing more can be done here.
@@ -126,6 +128,7 @@ pub(super) extern "C" fn settle() {
         // Results that nobody asked for go with the process; to decode them now could run the program's code.
         std::mem::forget(children);
     }
+    forkserver::settle();
 }
 
 fn take_all() -> Vec<Arc<Shared>> {

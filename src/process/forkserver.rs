@@ -153,6 +153,8 @@ impl Work {
 
 /// A fork server of this process.
 pub(super) struct Server {
+    /// Whose it is.
+    owner: u32,
     pidfd: Pidfd,
     talk: Mutex<Talk>,
     keeps: AtomicBool,
@@ -160,7 +162,8 @@ pub(super) struct Server {
 }
 
 struct Talk {
-    line: Line,
+    /// `None` once this process has no use for it.
+    line: Option<Line>,
     /// A spare was asked for, and has not been taken.
     asked: bool,
     /// One that was taken while another answer was waited for.
@@ -176,12 +179,11 @@ struct Spare {
 
 /// The server of this process.
 struct Slot {
-    /// Whose it is: a forked copy of the process inherits the slot, but may not use the server.
-    owner: u32,
+    /// A forked copy of the process inherits it, but may not use it.
     server: Option<Arc<Server>>,
 }
 
-static SLOT: Mutex<Slot> = Mutex::new(Slot { owner: 0, server: None });
+static SLOT: Mutex<Slot> = Mutex::new(Slot { server: None });
 
 fn slot() -> MutexGuard<'static, Slot> {
     SLOT.lock().unwrap_or_else(PoisonError::into_inner)
@@ -231,11 +233,7 @@ pub(super) fn start(builder: &Builder, streams: &Streams, row: ReservedRow, hand
 /// The server; a new one if there is none.
 fn running(segment: BorrowedFd<'_>) -> io::Result<Arc<Server>> {
     let mut slot = slot();
-    let pid = std::process::id();
-    if slot.owner != pid {
-        *slot = Slot { owner: pid, server: None };
-    }
-    if let Some(server) = &slot.server {
+    if let Some(server) = slot.server.as_ref().filter(|server| server.belongs_here()) {
         return Ok(Arc::clone(server));
     }
     let server = Arc::new(Server::launch(segment)?);
@@ -251,6 +249,34 @@ fn replace(server: &Arc<Server>) {
     server.bury();
 }
 
+/// Reaps the server if it has ended, so that it does not stay as a zombie until the next start; it does not block.
+pub(super) fn reap() {
+    let server = slot().server.clone().filter(|server| server.is_gone());
+    if let Some(server) = server.filter(|server| server.belongs_here()) {
+        replace(&server);
+    }
+}
+
+/// How long a server may take to end when this process does.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// At exit, when no child is left: ends the server and its spare, and reaps the server.
+///
+/// Another thread may hold a lock, and may be stopped for good; then this is left to the life pipe.
+pub(super) fn settle() {
+    let Ok(mut slot) = SLOT.try_lock() else { return };
+    let Some(server) = slot.server.take_if(|server| server.belongs_here()) else { return };
+    drop(slot);
+    let Ok(mut talk) = server.talk.try_lock() else { return };
+    // The spare ends without its line; the server without its own, when the spare has.
+    (talk.line, talk.spare) = (None, None);
+    if !server.pidfd.wait(Deadline::after(GRACE)).unwrap_or(true) {
+        let _ = server.pidfd.signal(Order::Kill);
+        let _ = server.pidfd.wait(Deadline::after(GRACE));
+    }
+    let _ = server.pidfd.reap();
+}
+
 impl Server {
     fn launch(segment: BorrowedFd<'_>) -> io::Result<Self> {
         let (line, far) = Line::pair()?;
@@ -263,12 +289,17 @@ impl Server {
         let pid = spawn::spawn_self(&launch)?;
         let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid))?;
         // It makes its first spare unasked.
-        let talk = Mutex::new(Talk { line, asked: true, spare: None });
-        Ok(Self { pidfd, talk, keeps: AtomicBool::new(false), gone: AtomicBool::new(false) })
+        let talk = Mutex::new(Talk { line: Some(line), asked: true, spare: None });
+        Ok(Self { owner: std::process::id(), pidfd, talk, keeps: AtomicBool::new(false), gone: AtomicBool::new(false) })
     }
 
     fn talk(&self) -> MutexGuard<'_, Talk> {
         self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is this process's, and not that of the one of which this is a fork.
+    fn belongs_here(&self) -> bool {
+        self.owner == std::process::id()
     }
 
     /// Whether its children stay until it is asked for their status: true only if it said so.
@@ -284,7 +315,7 @@ impl Server {
     }
 
     /// Ends it, if it has not ended, and reaps it.
-    fn bury(&self) {
+    pub(super) fn bury(&self) {
         // Under the lock, as the kernel tells the status once. Errors mean that somebody else has reaped it.
         let _talk = self.talk();
         let _ = self.pidfd.signal(Order::Kill);
@@ -339,15 +370,17 @@ impl Server {
         if self.gone.load(Ordering::Relaxed) {
             return Err(Broken::Gone);
         }
-        let sent = talk.line.send(&question.to_message(), &[]).map_err(|broken| self.noting(broken));
+        let sent = talk.line.as_ref().ok_or(Broken::Gone).and_then(|line| line.send(&question.to_message(), &[]));
+        let sent = sent.map_err(|broken| self.noting(broken));
         talk.asked |= question == Question::Spare && sent.is_ok();
         sent
     }
 
     fn answer(&self, talk: &Talk) -> Result<(Answer, Vec<OwnedFd>), Broken> {
         let mut message = Message::default();
-        let received =
-            talk.line.receive_from(&mut message, self.pidfd.as_fd()).map_err(|broken| self.noting(broken))?;
+        let line = talk.line.as_ref().ok_or(Broken::Gone);
+        let received = line.and_then(|line| line.receive_from(&mut message, self.pidfd.as_fd()));
+        let received = received.map_err(|broken| self.noting(broken))?;
         if received.bytes != message.len() {
             return Err(self.noting(Broken::Gone));
         }

@@ -48,6 +48,7 @@ impl Reaper {
         if !server.is_gone() {
             return Ok(None);
         }
+        server.bury();
         // Its children were given to another process: to this one, if it is the first in its container, or to one that
         // reaps them, or does not.
         match pidfd.reap()? {

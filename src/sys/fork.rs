@@ -92,6 +92,12 @@ pub fn reap_all() {
     while let Ok(Some(_)) = rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG)) {}
 }
 
+/// Blocks until this process has no children, and reaps them.
+pub fn reap_to_the_last() {
+    use rustix::process::{WaitOptions, wait};
+    while rustix::io::retry_on_intr(|| wait(WaitOptions::empty())).is_ok() {}
+}
+
 /// The wait status of a child of this process that has ended, which the kernel tells once.
 ///
 /// # Errors

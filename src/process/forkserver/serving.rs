@@ -122,9 +122,17 @@ impl Service {
             match self.line.receive(&mut message) {
                 Ok(received) if received.bytes == message.len() => {}
                 // The owner has dropped it, or is gone.
-                _ => fork::exit_now(0),
+                _ => self.retire(),
             }
         }
+    }
+
+    /// Waits for those whom nobody else could reap, and ends: the spare, which nobody has the line to; and children of an
+    /// owner that waits for none of them any more. They are bound to the owner, as this process is.
+    fn retire(self) -> ! {
+        drop(self.line);
+        fork::reap_to_the_last();
+        fork::exit_now(0)
     }
 
     /// Has the kernel reap again, after a child was made or not, if it remembers. Whoever has ended in between has waited
