@@ -4,7 +4,7 @@ use super::entry::Ticket;
 use super::function::{FunctionId, decode};
 use super::handoff::{Failure, Handoff, INLINE_BYTES, Order, Panic, Verdict};
 use super::start::StartMethod;
-use super::{current, start};
+use super::{current, log, start};
 use crate::error::Error;
 use crate::segment::{ObjectId, Segment};
 use crate::sys::image::Image;
@@ -83,6 +83,7 @@ pub(super) fn begin(segment: &Segment, handoff: ObjectId, life: OwnedFd) -> Begu
     let order = handoff.order()?;
     start::force_start_method(order.method);
     current::become_child(&order, life);
+    log::inherit(&order);
     Ok((Work { handoff, parent_row: order.parent_row, published: AtomicBool::new(false) }, order))
 }
 
@@ -124,6 +125,7 @@ impl Work {
             let (work, name) = (Arc::clone(&work), order.name.clone());
             move || {
                 note_overflows(&work, &name, thread, Others::First);
+                log::set_up(&name, std::process::id());
                 work.attempt(|| record.entry()(arguments, work.parent_row))
             }
         };

@@ -64,19 +64,13 @@ pub(super) fn forget(child: &Arc<Shared>) {
 
 /// Reaps the children that have ended, and gives the others.
 pub(super) fn reap() -> Vec<Arc<Shared>> {
-    let mut registry = registry();
-    let pidfds: Vec<&Pidfd> = registry.children.iter().map(|c| &c.pidfd).collect();
+    let children = registry().children.clone();
+    let pidfds: Vec<&Pidfd> = children.iter().map(|c| &c.pidfd).collect();
     let ended = ended_among(&pidfds).unwrap_or_default();
-    let mut removed = Vec::new();
-    // From the back, so that `swap_remove` moves only children that were looked at.
-    for at in (0..ended.len()).rev().filter(|&at| ended[at]) {
-        if registry.children[at].ended().is_some() {
-            removed.push(registry.children.swap_remove(at));
-        }
-    }
-    let alive = registry.children.clone();
-    drop(registry);
-    drop(removed);
+    let mut ended = ended.into_iter().chain(std::iter::repeat(false));
+    let (ended, alive): (Vec<_>, Vec<_>) =
+        children.into_iter().partition(|child| ended.next() == Some(true) && child.ended().is_some());
+    ended.iter().for_each(forget);
     alive
 }
 

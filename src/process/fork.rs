@@ -122,7 +122,14 @@ impl Builder {
                 let row_index = row.index;
                 let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid)).map_err(os)?;
                 row.started(pid);
-                Ok(Process::started(order, row_index, Started { pid, pidfd, reaper: Reaper::This }, handoff, pipes))
+                Ok(Process::started(
+                    order,
+                    None,
+                    row_index,
+                    Started { pid, pidfd, reaper: Reaper::This },
+                    handoff,
+                    pipes,
+                ))
             }
         }
     }

@@ -29,6 +29,7 @@ pub(super) mod serving;
 
 use super::builder::Builder;
 use super::launch::Streams;
+use super::log;
 use super::reaper::Reaper;
 use super::start::Started;
 use crate::segment::{ObjectId, ReservedRow};
@@ -288,6 +289,7 @@ impl Server {
         let launch = Launch { environment, inherited: inherited.to_vec(), streams: [None; 3] };
         let pid = spawn::spawn_self(&launch)?;
         let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid))?;
+        log::set_up("fork server", pid);
         // It makes its first spare unasked.
         let talk = Mutex::new(Talk { line: Some(line), asked: true, spare: None });
         Ok(Self { owner: std::process::id(), pidfd, talk, keeps: AtomicBool::new(false), gone: AtomicBool::new(false) })

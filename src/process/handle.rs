@@ -4,7 +4,7 @@ use super::exit;
 use super::function::decode;
 use super::handoff::{Failure, Handoff, Panic, Verdict};
 use super::reaper::Reaper;
-use super::{JoinError, Process};
+use super::{JoinError, Process, log};
 use crate::error::{Error, ErrorKind};
 use crate::sys::clock::Deadline;
 use crate::sys::identity::{Ended, Order, Pidfd};
@@ -58,6 +58,7 @@ impl Shared {
             if ended.is_none() {
                 *ended = self.reaper.reap(self.pid, &self.pidfd).map_err(error)?;
                 if let Some(how) = *ended {
+                    log::ended(&self.name, self.pid, how);
                     self.handoff.child_ended(self.row, self.pid, matches!(how, Ended::Exited(_)));
                 }
             }

@@ -84,6 +84,9 @@ pub(super) struct Order {
     /// The parent's process row, for which the answer is opened.
     pub(super) parent_row: u32,
     pub(super) setup: Setup,
+    /// What the parent logs, and whether to standard error: see [`super::log`].
+    pub(super) log_level: u8,
+    pub(super) log_to_stderr: bool,
 }
 
 impl Order {
@@ -99,6 +102,8 @@ impl Order {
             parent_pid: 1,
             parent_row: 0,
             setup: Setup::default(),
+            log_level: 0,
+            log_to_stderr: false,
         }
     }
 

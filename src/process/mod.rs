@@ -53,9 +53,12 @@ mod function;
 mod handle;
 mod handoff;
 mod launch;
+mod log;
 mod reaper;
 mod spawn;
 mod start;
+#[cfg(feature = "tracing")]
+mod stderr;
 mod stdio;
 
 pub use builder::Builder;
@@ -64,6 +67,8 @@ pub use error::JoinError;
 pub use exit::active_children;
 pub use handle::Child;
 pub use start::{StartMethod, all_start_methods, force_start_method, set_start_method, start_method};
+#[cfg(feature = "tracing")]
+pub use stderr::{inherited_log_level, log_to_stderr};
 pub use stdio::Stdio;
 
 use crate::error::Error;

@@ -6,7 +6,7 @@ use super::handle::{Child, Shared};
 use super::handoff::{Handoff, Order};
 use super::launch::{self, Pipes};
 use super::start::{self, StartMethod, Started};
-use super::{Process, Run, current, exit};
+use super::{Process, Run, current, exit, log};
 use crate::error::Error;
 use crate::segment::{ReservedRow, Segment};
 use serde::Serialize;
@@ -46,7 +46,7 @@ impl Builder {
         let row_index = row.index;
         let started = start::child(method, &self, &streams, row, handoff.id()).map_err(refused)?;
         drop(streams);
-        Ok(Process::started(order, row_index, started, handoff, pipes))
+        Ok(Process::started(order, Some(method), row_index, started, handoff, pipes))
     }
 
     /// All that is settled before a child starts.
@@ -57,6 +57,7 @@ impl Builder {
         let name = self.checked(|| current::default_name(&lineage))?;
         let segment = Segment::family()?;
         let row = segment.reserve_row(&name)?;
+        let inherited = log::to_inherit();
         let order = Order {
             function,
             name,
@@ -67,6 +68,8 @@ impl Builder {
             parent_pid: this.pid(),
             parent_row: segment.row(),
             setup,
+            log_level: inherited.level,
+            log_to_stderr: inherited.to_stderr,
         };
         Ok(Plan { segment, row, order })
     }
@@ -83,7 +86,16 @@ impl Builder {
 
 impl<R: Serialize + DeserializeOwned> Process<R> {
     /// The child of this order, which exists.
-    pub(super) fn started(order: Order, row: u32, started: Started, handoff: Handoff, pipes: Pipes) -> Self {
+    ///
+    /// `method` is `None` for a fork.
+    pub(super) fn started(
+        order: Order,
+        method: Option<StartMethod>,
+        row: u32,
+        started: Started,
+        handoff: Handoff,
+        pipes: Pipes,
+    ) -> Self {
         let Started { pid, pidfd, reaper } = started;
         let child = std::sync::Arc::new(Shared {
             name: order.name,
@@ -98,6 +110,7 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
             discard: |bytes| drop(decode::<R>(bytes, "result")),
         });
         exit::register(&child);
+        log::started(&child.name, pid, method);
         let Pipes { stdin, stdout, stderr } = pipes;
         Self { stdin, stdout, stderr, child: Child(child), result: PhantomData }
     }
