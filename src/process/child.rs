@@ -124,7 +124,9 @@ impl Work {
         let task = {
             let (work, name) = (Arc::clone(&work), order.name.clone());
             move || {
-                note_overflows(&work, &name, thread, Others::First);
+                // Rust's runtime has a handler of its own, if `main` has begun.
+                let others = if cfg!(feature = "explicit-init") { Others::Second } else { Others::First };
+                note_overflows(&work, &name, thread, others);
                 log::set_up(&name, std::process::id());
                 work.attempt(|| record.entry()(arguments, work.parent_row))
             }

@@ -30,7 +30,7 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
     ///
     /// # Safety
     /// `function`, and what is dropped when it returns, do nothing that needs what another thread of this process may have
-    /// held at this moment, or may have left half done: a lock (the one that `println!` takes, too), a memory allocator
+    /// held at this moment, or may have left half done: a lock (but those of standard output and error), a memory allocator
     /// other than the C library's, the state of a library. If this process has one thread, or none of the others is doing
     /// anything, that is no limit. Guards and loans of this thread's stay with the parent; the child must not use them.
     ///
@@ -84,12 +84,13 @@ impl Builder {
         let lock = row.lock.try_clone().map_err(os)?;
         let (streams, pipes) = launch::streams(&self).map_err(os)?;
         segment.open_all_for(row.index);
-        // What is buffered is the parent's; both would print it.
-        let _ = io::stdout().flush();
-
-        let held = (forkserver::hold(), exit::hold(), spawn::hold_life(), segment.hold());
-        // SAFETY: `function` is the caller's promise. What this library does in the child needs its own locks, all of which
-        // this thread holds, and the allocator, of which the caller speaks.
+        // Standard library's, which the child needs at its end and for a panic. What is buffered is the parent's; both would
+        // print it.
+        let (mut out, errors) = (io::stdout().lock(), io::stderr().lock());
+        let _ = out.flush();
+        let held = (out, errors, forkserver::hold(), exit::hold(), spawn::hold_life(), segment.hold());
+        // SAFETY: `function` is the caller's promise. What this library does in the child needs its own locks and those of
+        // the standard streams, all of which this thread holds, and the allocator, of which the caller speaks.
         let forked = unsafe { fork::fork() };
         drop(held);
         match forked.map_err(os)? {

@@ -63,6 +63,7 @@ mod stdio;
 
 pub use builder::Builder;
 pub use current::{Current, Parent, cpu_count, current, parent};
+pub use entry::init;
 pub use error::JoinError;
 pub use exit::active_children;
 pub use handle::Child;

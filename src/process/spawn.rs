@@ -6,7 +6,7 @@ use super::handle::{Child, Shared};
 use super::handoff::{Handoff, Order};
 use super::launch::{self, Pipes};
 use super::start::{self, StartMethod, Started};
-use super::{Process, Run, current, exit, log};
+use super::{Process, Run, current, entry, exit, log};
 use crate::error::Error;
 use crate::segment::{ReservedRow, Segment};
 use serde::Serialize;
@@ -51,6 +51,7 @@ impl Builder {
 
     /// All that is settled before a child starts.
     pub(super) fn plan(&self, function: FunctionId, method: StartMethod, setup: Setup) -> Result<Plan, Error> {
+        entry::is_prepared()?;
         exit::reap();
         let this = current::current();
         let lineage = this.next_child();
