@@ -173,9 +173,10 @@ pub unsafe fn edit_environment<'a>((clear, variables): (bool, impl Iterator<Item
         unsafe { std::env::remove_var(name) };
     }
     for (name, value) in variables.filter(|(name, _)| is_name(name)) {
-        // SAFETY: as above.
         match value.filter(|value| !value.as_bytes().contains(&0)) {
+            // SAFETY: as above.
             Some(value) => unsafe { std::env::set_var(name, value) },
+            // SAFETY: as above.
             None => unsafe { std::env::remove_var(name) },
         }
     }
