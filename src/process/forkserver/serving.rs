@@ -100,9 +100,12 @@ impl Service {
                     Ok(Made::Child(spare)) => spare.run(self),
                     Ok(Made::Spare(pid, with)) => {
                         let answer = Answer { pid, keeps: !self.remembered, ..Answer::default() };
-                        self.tell(answer, &[with.0.as_fd(), with.1.as_fd()]);
+                        let told = self.tell(answer, &[with.0.as_fd(), with.1.as_fd()]);
                         drop(with);
                         self.let_go_of_children();
+                        if !told {
+                            self.retire();
+                        }
                         None
                     }
                     Err(error) => {
@@ -116,8 +119,8 @@ impl Service {
                 }),
                 None => fork::exit_now(1),
             };
-            if let Some(answer) = answer {
-                self.tell(answer, &[]);
+            if answer.is_some_and(|answer| !self.tell(answer, &[])) {
+                self.retire();
             }
             match self.line.receive(&mut message) {
                 Ok(received) if received.bytes == message.len() => {}
@@ -144,11 +147,9 @@ impl Service {
         }
     }
 
-    /// Answers. If that fails the owner is gone, and this process ends.
-    fn tell(&self, answer: Answer, with: &[BorrowedFd<'_>]) {
-        if self.line.send(&answer.to_message(), with).is_err() {
-            fork::exit_now(1);
-        }
+    /// Answers; whether the owner is still there to hear it.
+    fn tell(&self, answer: Answer, with: &[BorrowedFd<'_>]) -> bool {
+        self.line.send(&answer.to_message(), with).is_ok()
     }
 
     fn spare(&mut self) -> io::Result<Made> {
