@@ -23,7 +23,7 @@ pub use future::async_io;
 #[cfg(feature = "tokio")]
 pub use future::tokio;
 pub use manager::Manager;
-pub use process::{JoinError, Process};
+pub use process::{JoinError, Process, init};
 pub use segment::Segment;
 pub use shared::{
     Array, ArrayError, Barrier, BarrierError, BoundedSemaphore, ByteDict, ByteRef, Condvar, DeadHolder, Dict, Event,

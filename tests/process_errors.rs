@@ -208,6 +208,18 @@ fn a_ticket_that_no_parent_wrote_is_refused() {
         rustix::io::write(&memory, &vec![0x5a; size]).unwrap();
         refused(&numbers([&memory, &two, &reader]), &[&memory, &two, &reader], "");
     }
+    // Those of fork servers.
+    for text in ["server:", "server:1,2", "server:7,7,8", "server:7,8,9,10"] {
+        refused(text, &[], "not by a parent of this process");
+    }
+    refused("server:-1,8,9", &[], "take over descriptor -1");
+    let server = |[a, b, c]: [&OwnedFd; 3], why: &str| {
+        let numbers = [a, b, c].map(|fd| fd.as_raw_fd().to_string()).join(",");
+        refused(&format!("server:{numbers}"), &[a, b, c], why);
+    };
+    server([&one, &two, &three], "it is no pipe");
+    // A line that is none: it has something to say first, and ends when nobody listens.
+    server([&one, &reader, &two], "the fork server cannot begin");
     // A parent that is gone already.
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     drop(writer);

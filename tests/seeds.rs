@@ -85,6 +85,11 @@ fn program_1_ten_processes_print_whole_lines() {
 }
 
 #[test]
+fn program_2_processes_have_their_names() {
+    assert_eq!(sorted(&run(&["2"]).lines), numbered(10, |i| format!("test process {i}")));
+}
+
+#[test]
 fn program_3_items_outlive_their_producers() {
     let lines = run(&["3"]).lines;
     assert_eq!(lines.len(), 8, "{lines:?}");
@@ -92,6 +97,95 @@ fn program_3_items_outlive_their_producers() {
     assert_eq!(lines[3], "main process get queue data");
     assert_eq!(sorted(&lines[4..7]), numbered(3, |i| format!("i am {i} communicate throught queue")));
     assert_eq!(lines[7], "end test");
+}
+
+/// Where a line is, which has to be there once.
+fn place(lines: &[String], line: &str) -> usize {
+    let places: Vec<_> = (0..lines.len()).filter(|k| lines[*k] == line).collect();
+    assert_eq!(places.len(), 1, "{line} in {lines:?}");
+    places[0]
+}
+
+#[test]
+fn program_4_the_end_of_a_program_waits_for_its_workers() {
+    let lines = run(&["4"]).lines;
+    let cpus = kinfolk::process::cpu_count();
+    let end = place(&lines, "END!!!!!!!!!!!!!!!!!");
+    assert!(place(&lines, &format!("The number of CPU is:{cpus}")) < end);
+    let children: Vec<_> =
+        lines.iter().filter_map(|l| l.strip_prefix("child   p.name:")?.split_once("\tp.id")).collect();
+    let mut names: Vec<_> = children.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["Process-1", "Process-2", "Process-3"]);
+    assert!(children.iter().all(|(_, pid)| pid.parse::<u32>().is_ok()));
+    let ends: Vec<_> = (1..=3)
+        .map(|k| {
+            assert!(place(&lines, &format!("两点水{k}【start】")) < place(&lines, &format!("两点水{k}【end】")));
+            place(&lines, &format!("两点水{k}【end】"))
+        })
+        .collect();
+    assert_eq!((lines.len(), ends.len()), (11, 3));
+}
+
+/// Whether `time` is one such as `Tue Oct 10 11:30:08 2017`.
+fn is_time(time: &str) -> bool {
+    let parts: Vec<_> = time.split_whitespace().collect();
+    let clock = |text: &str| text.len() == 8 && text.split(':').all(|n| n.len() == 2 && n.parse::<u32>().is_ok());
+    matches!(parts[..], [_, _, day, at, year] if day.parse::<u32>().is_ok() && clock(at) && year.parse::<u32>().is_ok())
+}
+
+#[test]
+fn program_5_a_clock_ticks_until_it_has_ended() {
+    let lines = run(&["5"]).lines;
+    assert_eq!(lines.len(), 5);
+    assert!(lines.iter().all(|l| l.strip_prefix("当前时间: ").is_some_and(is_time)), "{lines:?}");
+}
+
+#[test]
+fn programs_6_to_8_daemons_end_with_the_program_and_others_are_waited_for() {
+    let what = |line: &String| {
+        let (what, time) = line.split_once('：').unwrap_or((line, ""));
+        assert!(time.is_empty() || is_time(time), "{line}");
+        what.to_owned()
+    };
+    let run = |number: &str| run(&[number]).lines.iter().map(what).collect::<Vec<_>>();
+    let (begin, end, main) = ("工作开始时间", "工作结果时间", "【EMD】");
+    let six = run("6");
+    assert!(six == [main, begin, end] || six == [begin, main, end], "{six:?}");
+    // A daemon may have begun.
+    let seven = run("7");
+    assert!(seven.contains(&main.to_owned()) && !seven.contains(&end.to_owned()), "{seven:?}");
+    assert_eq!(run("8"), [begin, end, main]);
+}
+
+#[test]
+fn program_10_all_that_was_written_is_read() {
+    let lines = run(&["10"]).lines;
+    let values = ["两点水", "三点水", "四点水"];
+    let places = values.map(|v| {
+        let written = place(&lines, &format!("写进 Queue 的值为：{v}"));
+        let read = place(&lines, &format!("从 Queue 读取的值为：{v}"));
+        assert!(written < read, "{lines:?}");
+        (written, read)
+    });
+    assert!(places.is_sorted(), "{lines:?}");
+    assert_eq!(lines.iter().filter(|l| l.contains("进程的PID:")).count(), 2);
+    assert_eq!(lines.len(), 8);
+}
+
+#[test]
+fn program_11_the_childs_parent_is_the_main_process() {
+    let Ran { pid, lines } = run(&["11"]);
+    let wanted = [
+        format!("主进程的父进程PID: {}", std::process::id()),
+        format!("主进程的PID: {pid}"),
+        "____________________".to_owned(),
+        String::new(),
+        format!("父进程的PID: {pid}"),
+    ];
+    assert_eq!(lines[..5], wanted);
+    assert!(lines[5].strip_prefix("当前进程的PID: ").is_some_and(|child| child.parse::<u32>().is_ok_and(|c| c != pid)));
+    assert_eq!(lines.len(), 6);
 }
 
 #[test]
@@ -106,10 +200,28 @@ fn program_13_father_and_son_talk() {
 }
 
 #[test]
+fn program_16_two_bars_come_to_their_ends() {
+    let Ran { pid, lines } = run(&["16"]);
+    assert_eq!(lines[..2], [format!("Parent process {pid}."), "Child process will start.".to_owned()]);
+    let begins = |name: &str| lines.iter().filter(|l| l.starts_with(&format!("Run child process {name} ("))).count();
+    assert_eq!((begins("test1"), begins("test2")), (1, 1), "{lines:?}");
+    let ends = ["test1: 100% 10000000/10000000", "test2: 100% 10000000/10000000", "Child process end."];
+    assert_eq!(lines[lines.len() - 3..], ends);
+}
+
+#[test]
 fn program_18_a_child_waits_for_the_parents_message() {
     let wanted = ["主进程准备发送数据...", "子进程已收到数据...", "有内鬼，终止交易！"];
     // The child prints only after it got what the parent put after printing.
     assert_eq!(run(&["18"]).lines, wanted);
+}
+
+#[test]
+fn program_19_a_thread_counts() {
+    let mut wanted = vec!["thread MainThread is running...".to_owned(), "thread LoopThread is running...".to_owned()];
+    wanted.extend((1..=5).map(|n| format!("thread LoopThread >>> {n}")));
+    wanted.extend(["thread LoopThread ended.".to_owned(), "thread MainThread ended.".to_owned()]);
+    assert_eq!(run(&["19"]).lines, wanted);
 }
 
 #[test]
@@ -154,7 +266,8 @@ fn program_24_children_that_nobody_joins_finish_first() {
 fn all_programs_run_one_after_the_other() {
     let lines = run(&["--all"]).lines;
     let titles: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("=== ")?.split_once(':')).map(|(n, _)| n).collect();
-    assert_eq!(titles, ["1", "3", "12", "13", "18", "20", "21", "22", "24"]);
+    let numbers = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16, 18, 19, 20, 21, 22, 24];
+    assert_eq!(titles, numbers.map(|number: u32| number.to_string()));
     let hello = numbered(10, |i| format!("hello world {i}"));
     assert_eq!(sorted(&lines[lines.len() - 10..]), hello);
 }

@@ -28,6 +28,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/channel/models.rs", "cells that loom watches"),
     ("src/process/child.rs", "takes over descriptors that the parent named"),
     ("src/process/entry.rs", "stands in .init_array, edits the environment and closes what was inherited before main"),
+    ("src/process/fork.rs", "forks on its caller's promise"),
+    (
+        "src/process/forkserver/serving.rs",
+        "takes over descriptors that the owner named, forks in a process with one thread",
+    ),
     ("src/process/function.rs", "makes a value of a function type without size"),
     ("src/ring/models.rs", "cells that loom watches"),
     ("src/ring/models/sides.rs", "cells that loom watches"),

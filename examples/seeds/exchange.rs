@@ -1,9 +1,49 @@
-//! Programs 12 and 13, of `002_b121f0979f52a9f4.txt`: exchanging data through a queue and through a pipe.
+//! Programs 11 to 13, of `002_b121f0979f52a9f4.txt`: a class, and exchanging data through a queue and through a pipe.
 
+use std::os::unix::process::parent_id;
+
+use kinfolk::process::Run;
 use kinfolk::{Connection, Process, Queue, pipe};
+use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
+use crate::clock::sleep;
 use crate::value::Value;
+
+/// Program 11. The function is a value in Python; here the class has it as a constant.
+pub fn a_class_of_its_own() -> Outcome {
+    fn run() {
+        sleep(3.0);
+        println!("父进程的PID: {}", parent_id());
+        println!("当前进程的PID: {}", std::process::id());
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct MyProcess;
+
+    impl MyProcess {
+        const FUNC: fn() = run;
+    }
+
+    impl Run for MyProcess {
+        type Output = ();
+
+        fn run(self) {
+            Self::FUNC();
+        }
+
+        fn name(&self) -> Option<String> {
+            Some("XeanYu".to_owned())
+        }
+    }
+
+    println!("主进程的父进程PID: {}", parent_id());
+    println!("主进程的PID: {}", std::process::id());
+    println!("{}\n", "_".repeat(20));
+
+    Process::run(MyProcess)?;
+    Ok(())
+}
 
 /// Program 12. "Please input Queue Object!", which the original raises for anything else, is said by the compiler here.
 pub fn all_of_a_queue() -> Outcome {

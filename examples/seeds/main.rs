@@ -1,6 +1,6 @@
 //! The programs from which this library started, written with it.
 //!
-//! Each is a Python `multiprocessing` program of a tutorial, turned into Rust line by line: one module for a tutorial,
+//! Each is a Python `multiprocessing` program of a tutorial, turned into Rust line by line: one module for a tutorial or a part of it,
 //! one function for each program. They keep the numbers and the output of the originals.
 //!
 //! ```text
@@ -8,7 +8,9 @@
 //! cargo run --example seeds -- --all --time-scale 0.02  all of them, sleeping a fiftieth of the time
 //! ```
 
+mod clock;
 mod exchange;
+mod life;
 mod sharing;
 mod start_and_queue;
 mod threads_and_processes;
@@ -31,10 +33,20 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { number: 1, shows: "ten processes", main: start_and_queue::ten_processes },
+    Program { number: 2, shows: "ten processes of a class", main: start_and_queue::processes_with_a_name },
     Program { number: 3, shows: "a queue from three producers", main: start_and_queue::three_producers },
+    Program { number: 4, shows: "three workers", main: life::three_workers },
+    Program { number: 5, shows: "a clock", main: life::clock },
+    Program { number: 6, shows: "a child that is not a daemon", main: life::no_daemon },
+    Program { number: 7, shows: "a daemon", main: life::daemon },
+    Program { number: 8, shows: "a daemon that is joined", main: life::joined_daemon },
+    Program { number: 10, shows: "a writer and a reader that never ends", main: life::writer_and_reader },
+    Program { number: 11, shows: "a process of a class", main: exchange::a_class_of_its_own },
     Program { number: 12, shows: "everything out of a queue", main: exchange::all_of_a_queue },
     Program { number: 13, shows: "a pipe between father and son", main: exchange::father_and_son },
+    Program { number: 16, shows: "two bars of progress", main: threads_and_processes::two_bars },
     Program { number: 18, shows: "a queue to a child", main: threads_and_processes::message_to_a_child },
+    Program { number: 19, shows: "a thread", main: threads_and_processes::a_thread },
     Program { number: 20, shows: "who is whose parent", main: sharing::parents },
     Program { number: 21, shows: "a mixed list through a queue", main: sharing::mixed_list_through_a_queue },
     Program { number: 22, shows: "a mixed list through a pipe", main: sharing::mixed_list_through_a_pipe },
@@ -42,7 +54,7 @@ const PROGRAMS: &[Program] = &[
 ];
 
 const USAGE: &str = "usage: seeds [--time-scale FACTOR] NUMBER... | --all
-  FACTOR  every sleep is that much as long as in the original (1.0); none of the programs below sleeps";
+  FACTOR  every sleep is that much as long as in the original (1.0)";
 
 fn main() -> ExitCode {
     let programs = match parse(std::env::args().skip(1)) {
@@ -74,6 +86,9 @@ fn main() -> ExitCode {
 /// What the end of a program does by itself; here the next one follows.
 fn wait_for_children() {
     for child in process::active_children() {
+        if child.is_daemon() {
+            child.terminate().expect("a child of our own");
+        }
         child.wait().expect("a child of our own");
     }
 }

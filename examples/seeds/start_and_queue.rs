@@ -1,6 +1,8 @@
-//! Programs 1 and 3, of `000_7ead920800e22ba7.txt`: starting processes, and a queue that many put into.
+//! Programs 1 to 3, of `000_7ead920800e22ba7.txt`: starting processes, and a queue that many put into.
 
+use kinfolk::process::Run;
 use kinfolk::{Process, Queue};
+use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 
@@ -18,6 +20,38 @@ pub fn ten_processes() -> Outcome {
     }
     for p in process_list {
         p.join()?;
+    }
+    Ok(())
+}
+
+/// Program 2. The name is the process's, too.
+pub fn processes_with_a_name() -> Outcome {
+    #[derive(Serialize, Deserialize)]
+    struct MyProcess {
+        name: String,
+    }
+
+    impl Run for MyProcess {
+        type Output = ();
+
+        fn run(self) {
+            assert_eq!(kinfolk::process::current().name(), self.name);
+            println!("test process {}", self.name);
+        }
+
+        fn name(&self) -> Option<String> {
+            Some(self.name.clone())
+        }
+    }
+
+    let mut process_list = vec![];
+    for i in 0..10 {
+        let p = Process::run(MyProcess { name: i.to_string() })?;
+        process_list.push(p);
+    }
+
+    for i in process_list {
+        i.join()?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a child can be given besides its work: a name, an environment, streams, a place to run.
 
 use super::entry::VARIABLE;
+use super::start::StartMethod;
 use super::stdio::Stdio;
 use crate::error::{Error, ErrorKind};
 use crate::sys::cpu;
@@ -12,6 +13,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How many descriptors are kept at most: the kernel takes 253 along with one message.
+const MOST_KEPT: usize = 200;
+
 /// How a child is to be started: see [`Process::builder`](super::Process::builder).
 ///
 /// What is not set is as in this process, at the moment of the start. A builder may start many children.
@@ -20,6 +24,7 @@ use std::sync::Arc;
 pub struct Builder {
     pub(super) name: Option<String>,
     pub(super) daemon: Option<bool>,
+    pub(super) method: Option<StartMethod>,
     clear: bool,
     /// `None` for a variable that is removed.
     variables: BTreeMap<OsString, Option<OsString>>,
@@ -36,6 +41,9 @@ pub struct Builder {
 pub(super) struct Setup {
     /// A path, as bytes; as none of them it may be any.
     directory: Option<Vec<u8>>,
+    /// For a child that has an environment already, which was not made for it.
+    clear: bool,
+    variables: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     cpus: Option<Vec<u32>>,
     nicer: i32,
 }
@@ -55,7 +63,26 @@ impl Builder {
         self
     }
 
-    /// Sets an environment variable of the child. The child's constructors see it too, those of shared objects included.
+    /// Says how the child is started: by default as [`start_method`](super::start_method) says.
+    ///
+    /// ```
+    /// use kinfolk::Process;
+    /// use kinfolk::process::StartMethod;
+    ///
+    /// let child = Process::builder().start_method(StartMethod::ForkServer).spawn(|n: u32| n + 1, 41)?;
+    /// assert_eq!(child.join()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Python: `get_context(method).Process`.
+    #[doc(alias = "get_context")]
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// Sets an environment variable of the child. With [`StartMethod::Spawn`] the child's constructors see it too, those of
+    /// shared objects included.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.variables.insert(name.as_ref().to_owned(), Some(value.as_ref().to_owned()));
         self
@@ -121,7 +148,7 @@ impl Builder {
     }
 
     /// Leaves `fd` open in the child, under the number that it has here, and without `FD_CLOEXEC`. Here it is closed with
-    /// the builder.
+    /// the builder. At most 200 are kept.
     ///
     /// Descriptors that no `keep` names do not get into a child, whatever their flags. To hand over an open file as a
     /// value, see [`channel::Fd`](crate::channel::Fd).
@@ -161,6 +188,9 @@ impl Builder {
                 return refuse(format!("the value of the environment variable {variable:?} holds a NUL"));
             }
         }
+        if self.kept.len() > MOST_KEPT {
+            return refuse(format!("{} descriptors are to be kept, and at most {MOST_KEPT} can be", self.kept.len()));
+        }
         if let Some(fd) = self.kept.iter().find(|fd| fd.as_raw_fd() <= 2) {
             return refuse(format!(
                 "descriptor {} is a standard stream, which has a method of its own",
@@ -189,16 +219,29 @@ impl Builder {
         environment
     }
 
-    /// What the child is to do itself. A relative directory is resolved now.
-    pub(super) fn setup(&self) -> Result<Setup, Error> {
+    /// What the child is to do itself, to its environment too if that is not made for it. A relative directory is resolved
+    /// now.
+    pub(super) fn setup(&self, has_environment: bool) -> Result<Setup, Error> {
         let directory = self.directory.as_ref().map(std::path::absolute).transpose();
         let directory = directory.map_err(|e| Error::os("find the current directory", e))?;
         let directory = directory.map(|path| path.into_os_string().into_vec());
-        Ok(Setup { directory, cpus: self.cpus.clone(), nicer: self.nicer })
+        let mut setup = Setup { directory, cpus: self.cpus.clone(), nicer: self.nicer, ..Setup::default() };
+        if has_environment {
+            let bytes = |text: &OsString| text.as_bytes().to_vec();
+            setup.clear = self.clear;
+            setup.variables = self.variables.iter().map(|(n, v)| (bytes(n), v.as_ref().map(bytes))).collect();
+        }
+        Ok(setup)
     }
 }
 
 impl Setup {
+    /// What is to be done to the environment that the child has: whether it is emptied first, and the variables.
+    pub(super) fn environment(&self) -> (bool, impl Iterator<Item = (&OsStr, Option<&OsStr>)>) {
+        let variables = self.variables.iter().map(|(n, v)| (OsStr::from_bytes(n), v.as_deref().map(OsStr::from_bytes)));
+        (self.clear, variables)
+    }
+
     /// In the child, in the thread that starts all others.
     pub(super) fn apply(&self) -> Result<(), Error> {
         if let Some(directory) = &self.directory {

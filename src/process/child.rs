@@ -1,18 +1,22 @@
 //! The child's side: attach, run the function in a thread of its own, publish how it ended, exit.
 
-use super::current;
 use super::entry::Ticket;
+use super::function::{FunctionId, decode};
 use super::handoff::{Failure, Handoff, INLINE_BYTES, Order, Panic, Verdict};
+use super::start::StartMethod;
+use super::{current, log, start};
 use crate::error::Error;
-use crate::segment::Segment;
-use crate::sys::{overflow, spawn};
+use crate::segment::{ObjectId, Segment};
+use crate::sys::image::Image;
+use crate::sys::overflow::{self, Others, Watchable};
+use crate::sys::spawn;
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
 
 /// Exit codes, as Python's.
 const OK: i32 = 0;
@@ -21,10 +25,14 @@ const FAILED: i32 = 1;
 /// As much as a program's first thread gets by default, in which the function would run without this library.
 const STACK_BYTES: usize = 8 << 20;
 
-/// Runs the child to its end. Handlers that the function registered with `atexit` run in this, the first thread.
-pub(super) fn run(ticket: Ticket) -> ! {
-    let code = match attach(ticket) {
-        Ok((work, order)) => work.run(order),
+/// Runs the child that has begun to its end. Handlers that the function registered with `atexit` run in this, the first
+/// thread.
+///
+/// `thread` is this one, if it was [prepared](prepare) before. `furnish` does what is to be done in the child and depends on
+/// how it was started; if that fails, the parent is told.
+pub(super) fn run(begun: Begun, thread: Option<Watchable>, furnish: impl FnOnce(&Order) -> Result<(), Error>) -> ! {
+    let code = match begun {
+        Ok((work, order)) => work.run(order, thread, furnish),
         Err(error) => {
             // Without the segment nobody can be told but whoever reads this.
             eprintln!("kinfolk: the child process cannot begin: {error}");
@@ -35,7 +43,28 @@ pub(super) fn run(ticket: Ticket) -> ! {
     std::process::exit(code)
 }
 
-fn attach(ticket: Ticket) -> Result<(Work, Order), Error> {
+/// A child that is ready to run its function.
+pub(super) type Begun = Result<(Work, Order), Error>;
+
+/// What children would do each for themselves is done for them, by the process of which they will be forks.
+pub(super) fn prepare() -> Option<Watchable> {
+    Image::of_program();
+    // The first destructor of a thread's local makes the C library look for the function that notes it.
+    LAST_PANIC.with(|_| ());
+    overflow::prepare().ok()
+}
+
+/// Goes through what will be done once there is work, so that its code and memory are at hand then.
+pub(super) fn rehearse(segment: &Segment) {
+    segment.touch();
+    if let Ok(function) = FunctionId::of(|(): ()| ()) {
+        let _ =
+            Order::example(function).encode().map(|order| decode::<Order>(&order, "order").map(|o| o.function.find()));
+    }
+}
+
+/// Begins as the child of this ticket.
+pub(super) fn attach(ticket: Ticket) -> Begun {
     let take = |fd| {
         // SAFETY: the parent opened these three for this process and names them in the ticket; nothing has run here yet
         // that could have taken the numbers for its own.
@@ -45,25 +74,46 @@ fn attach(ticket: Ticket) -> Result<(Work, Order), Error> {
         (take(ticket.segment)?, take(ticket.lock)?, take(ticket.life)?);
     let life = spawn::bind_life(life).map_err(|e| Error::os("bind to the parent's life", e))?;
     let segment = Segment::adopt(segment, lock, ticket.row)?;
-    let handoff = Handoff::open(&segment, ticket.handoff)?;
+    begin(&segment, ticket.handoff, life)
+}
+
+/// Begins as the child for which `handoff` was made, in a process that has its row and is bound by `life`.
+pub(super) fn begin(segment: &Segment, handoff: ObjectId, life: OwnedFd) -> Begun {
+    let handoff = Handoff::open(segment, handoff)?;
     let order = handoff.order()?;
+    start::force_start_method(order.method);
     current::become_child(&order, life);
+    log::inherit(&order);
     Ok((Work { handoff, parent_row: order.parent_row, published: AtomicBool::new(false) }, order))
 }
 
+/// In a fork of this very process: calls `function`, which answers to `handoff`; the process's exit code.
+pub(super) fn run_here(
+    handoff: Handoff,
+    name: &str,
+    parent_row: u32,
+    function: impl FnOnce() -> Result<Vec<u8>, Error>,
+) -> i32 {
+    let work = Arc::new(Work { handoff, parent_row, published: AtomicBool::new(false) });
+    note_panics(&work);
+    // Rust's runtime has a handler of its own, which knows this thread, and not whom to tell.
+    note_overflows(&work, name, None, Others::Second);
+    work.attempt(function)
+}
+
 /// The work in hand, and where its outcome goes.
-struct Work {
+pub(super) struct Work {
     handoff: Handoff,
     parent_row: u32,
     published: AtomicBool,
 }
 
 impl Work {
-    /// Runs the function of `order`; the process's exit code.
-    fn run(self, order: Order) -> i32 {
+    /// Runs the function of `order`, in a process that `furnish` makes what the order says; the process's exit code.
+    fn run(self, order: Order, thread: Option<Watchable>, furnish: impl FnOnce(&Order) -> Result<(), Error>) -> i32 {
         let work = Arc::new(self);
         note_panics(&work);
-        if let Err(error) = order.setup.apply() {
+        if let Err(error) = furnish(&order).and_then(|()| order.setup.apply()) {
             return work.fail(&error);
         }
         let found = order.function.find().and_then(|record| Ok((record, work.handoff.arguments()?)));
@@ -71,34 +121,41 @@ impl Work {
             Ok(found) => found,
             Err(error) => return work.fail(&error),
         };
-        // Set once: this process is one child.
-        let _ = AT_WORK.set(Arc::downgrade(&work));
-        let last_words =
-            format!("\nthread '{}' has overflowed its stack\nfatal runtime error: stack overflow\n", order.name);
         let task = {
-            let work = Arc::clone(&work);
+            let (work, name) = (Arc::clone(&work), order.name.clone());
             move || {
-                // If that fails, a stack overflow is a SIGSEGV as others are.
-                let _ = overflow::watch(note_overflow, last_words);
-                match catch_unwind(AssertUnwindSafe(|| record.entry()(arguments, work.parent_row))) {
-                    Ok(Ok(result)) => match work.publish(Verdict::Returned, &result) {
-                        Ok(()) => OK,
-                        Err(error) => work.fail(&error),
-                    },
-                    Ok(Err(error)) => work.fail(&error),
-                    Err(payload) => {
-                        work.tell_panic(last_panic(&*payload));
-                        // Its destructor might panic again.
-                        std::mem::forget(payload);
-                        FAILED
-                    }
-                }
+                // Rust's runtime has a handler of its own, if `main` has begun.
+                let others = if cfg!(feature = "explicit-init") { Others::Second } else { Others::First };
+                note_overflows(&work, &name, thread, others);
+                log::set_up(&name, std::process::id());
+                work.attempt(|| record.entry()(arguments, work.parent_row))
             }
         };
+        if order.method == StartMethod::ForkServer {
+            // A fork of a process with one thread, which has a stack of the usual size.
+            return task();
+        }
         match std::thread::Builder::new().name(order.name).stack_size(STACK_BYTES).spawn(task) {
             // An error of `join` would be a panic of the lines above, after which nothing was published.
             Ok(thread) => thread.join().unwrap_or(FAILED),
             Err(error) => work.fail(&Error::os("start the task's thread", error)),
+        }
+    }
+
+    /// Calls `function`, and publishes what it returns, or how it ended instead; the process's exit code.
+    fn attempt(&self, function: impl FnOnce() -> Result<Vec<u8>, Error>) -> i32 {
+        match catch_unwind(AssertUnwindSafe(function)) {
+            Ok(Ok(result)) => match self.publish(Verdict::Returned, &result) {
+                Ok(()) => OK,
+                Err(error) => self.fail(&error),
+            },
+            Ok(Err(error)) => self.fail(&error),
+            Err(payload) => {
+                self.tell_panic(last_panic(&*payload));
+                // Its destructor might panic again.
+                std::mem::forget(payload);
+                FAILED
+            }
         }
     }
 
@@ -135,14 +192,18 @@ impl Work {
     }
 }
 
-/// The work of this process, as long as it lasts.
-static AT_WORK: OnceLock<Weak<Work>> = OnceLock::new();
-
-/// In a signal handler of the function's thread, which has the work: nothing is allocated or dropped here.
-fn note_overflow() {
-    if let Some(work) = AT_WORK.get().and_then(Weak::upgrade) {
-        work.handoff.note_overflow();
-    }
+/// Tells the parent if the calling thread uses up its stack. `thread` is the same, if it was prepared before.
+fn note_overflows(work: &Arc<Work>, name: &str, thread: Option<Watchable>, others: Others) {
+    let last_words = format!("\nthread '{name}' has overflowed its stack\nfatal runtime error: stack overflow\n");
+    let work = Arc::downgrade(work);
+    let note = move || {
+        // In a signal handler of the thread that has the work: nothing is allocated or dropped here.
+        if let Some(work) = work.upgrade() {
+            work.handoff.note_overflow();
+        }
+    };
+    // If that fails, a stack overflow is a SIGSEGV as others are.
+    let _ = thread.map_or_else(overflow::prepare, Ok).and_then(|t| overflow::watch(t, note, last_words, others));
 }
 
 thread_local! {

@@ -17,6 +17,8 @@ pub struct Current {
     daemon: bool,
     parent: Option<Parent>,
     children: AtomicU32,
+    /// Who the process is instead, if it is a fork of the one that this describes.
+    forked: OnceLock<Box<Current>>,
 }
 
 /// The process that started this one: see [`parent`].
@@ -39,13 +41,18 @@ static CURRENT: OnceLock<Current> = OnceLock::new();
 /// Python: `current_process()`.
 #[doc(alias = "current_process")]
 pub fn current() -> &'static Current {
-    CURRENT.get_or_init(|| Current {
+    let mut current = CURRENT.get_or_init(|| Current {
         name: "MainProcess".to_owned(),
         lineage: Vec::new(),
         daemon: false,
         parent: None,
         children: AtomicU32::new(0),
-    })
+        forked: OnceLock::new(),
+    });
+    while let Some(forked) = current.forked.get() {
+        current = forked;
+    }
+    current
 }
 
 /// The process that started this one, `None` if that was no [`Process`](super::Process). It never blocks.
@@ -149,15 +156,25 @@ pub(super) fn default_name(lineage: &[u32]) -> String {
 
 /// In a child, before anybody can ask: makes it the one of this order, bound to its parent by `life`.
 pub(super) fn become_child(order: &Order, life: OwnedFd) {
-    let child = Current {
+    // A constructor of the program that asked earlier keeps its answer; nobody else has run.
+    let _ = CURRENT.set(child(order, life));
+}
+
+/// The same in a fork of this process, in which somebody may have asked before the fork, and keeps that answer.
+pub(super) fn become_fork(order: &Order, life: OwnedFd) {
+    // It fails if this process is such a fork already, and has forked no other: it cannot be.
+    let _ = current().forked.set(Box::new(child(order, life)));
+}
+
+fn child(order: &Order, life: OwnedFd) -> Current {
+    Current {
         name: order.name.clone(),
         lineage: order.lineage.clone(),
         daemon: order.daemon,
         parent: Some(Parent { name: order.parent_name.clone(), pid: order.parent_pid, life }),
         children: AtomicU32::new(0),
-    };
-    // A constructor of the program that asked earlier keeps its answer; nobody else has run.
-    let _ = CURRENT.set(child);
+        forked: OnceLock::new(),
+    }
 }
 
 #[cfg(test)]

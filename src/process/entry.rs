@@ -6,7 +6,12 @@
 //! does itself. In any other process the cost is one look into the environment.
 
 use super::child;
+use super::forkserver::serving;
+use crate::error::Error;
+#[cfg(feature = "explicit-init")]
+use crate::error::ErrorKind;
 use crate::segment::ObjectId;
+#[cfg(not(feature = "explicit-init"))]
 use crate::sys::image::{Constructor, Image};
 use crate::sys::spawn;
 use std::os::fd::RawFd;
@@ -57,33 +62,117 @@ impl Ticket {
     }
 }
 
+/// What a process is started as.
+enum Called {
+    Child(Ticket),
+    Server(serving::Ticket),
+}
+
+impl Called {
+    fn run(self) -> ! {
+        match self {
+            Self::Child(ticket) => child::run(child::attach(ticket), None, |_| Ok(())),
+            Self::Server(ticket) => serving::serve(ticket),
+        }
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Child(ticket) => ticket.descriptors(),
+            Self::Server(ticket) => ticket.0.to_vec(),
+        }
+    }
+}
+
+#[cfg(not(feature = "explicit-init"))]
 #[used]
 // SAFETY: the section is an array of functions of this very type, which the C library calls once each.
 #[unsafe(link_section = ".init_array")]
 static ENTRY: Constructor = enter;
 
+#[cfg(not(feature = "explicit-init"))]
 extern "C" fn enter(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char, envp: *const *const std::ffi::c_char) {
+    // SAFETY: this runs before `main`, in the only thread (a constructor that starts threads which change the environment
+    // could not be used with any program), and nothing of the program has run that could know of other descriptors.
+    let Some(called) = (unsafe { called() }) else { return };
+    for constructor in Image::of_program().constructors_after(enter) {
+        constructor(argc, argv, envp);
+    }
+    called.run()
+}
+
+/// With the feature `explicit-init`, makes this process a child if it was started as one: then this does not return. It
+/// has to be the first thing in `main`, as what stands before it is run by children too; without it nothing can be started.
+///
+/// Without the feature (the default) children never get to `main`, and this does nothing. The feature is for programs that
+/// want nothing to happen before `main`; tests and examples need a `main` of their own then (`harness = false`).
+///
+/// ```
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     kinfolk::init();
+///     let child = kinfolk::Process::spawn(|n: u32| n + 1, 41)?;
+///     assert_eq!(child.join()?, 42);
+///     Ok(())
+/// }
+/// ```
+///
+/// # Panics
+/// In a child, if `main` has started threads before. Descriptors without `FD_CLOEXEC` that `main` has opened before are
+/// closed in a child.
+///
+/// Python: `if __name__ == "__main__":` and `freeze_support()`.
+#[doc(alias = "freeze_support")]
+pub fn init() {
+    #[cfg(feature = "explicit-init")]
+    {
+        INITIALIZED.store(true, std::sync::atomic::Ordering::Relaxed);
+        if std::env::var_os(VARIABLE).is_some() {
+            let threads = std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count());
+            assert_eq!(threads, 1, "kinfolk::init() comes first in `main`, before any thread is started");
+            // SAFETY: this is the only thread; of descriptors the documentation speaks.
+            if let Some(called) = unsafe { called() } {
+                called.run()
+            }
+        }
+    }
+}
+
+#[cfg(feature = "explicit-init")]
+static INITIALIZED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Whether children of this process would know that they are.
+pub(super) fn is_prepared() -> Result<(), Error> {
+    #[cfg(feature = "explicit-init")]
+    if !INITIALIZED.load(std::sync::atomic::Ordering::Relaxed) {
+        let message = "`main` has to begin with kinfolk::init() (feature `explicit-init`)";
+        return Err(Error::new(ErrorKind::InvalidInput, "start process", message));
+    }
+    Ok(())
+}
+
+/// What this process was started as, if it was by a parent; then what that left open and does not name is closed.
+///
+/// # Safety
+/// There is one thread, and nobody uses a descriptor without `FD_CLOEXEC` besides the standard streams.
+unsafe fn called() -> Option<Called> {
     let text = std::env::var(VARIABLE).unwrap_or_default();
     if !text.starts_with(VERSION) {
-        return;
+        return None;
     }
-    // SAFETY: this runs before `main`, in the only thread (a constructor that starts threads which change the environment
-    // could not be used with any program).
+    // SAFETY: one thread, by the caller's promise.
     unsafe { spawn::take_variable(VARIABLE) };
-    let Some(ticket) = Ticket::parse(&text) else {
+    let called = Ticket::parse(&text).map(Called::Child).or_else(|| serving::Ticket::parse(&text).map(Called::Server));
+    let Some(called) = called else {
         eprintln!("kinfolk: the environment variable {VARIABLE} is set, but not by a parent of this process");
         std::process::exit(1);
     };
-    // SAFETY: nothing of the program has run yet that could know of other descriptors.
-    if let Err(error) = unsafe { spawn::close_inherited_but(&ticket.descriptors()) } {
+    // SAFETY: the caller's promise.
+    if let Err(error) = unsafe { spawn::close_inherited_but(&called.descriptors()) } {
         eprintln!("kinfolk: the child process cannot close what it inherited: {error}");
         std::process::exit(1);
     }
     spawn::prepare_runtime();
-    for constructor in Image::of_program().constructors_after(enter) {
-        constructor(argc, argv, envp);
-    }
-    child::run(ticket)
+    Some(called)
 }
 
 #[cfg(test)]

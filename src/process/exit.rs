@@ -3,6 +3,7 @@
 //! The hook does not run if the process is killed, aborts, or calls `_exit`; then the life pipe
 //! ([`crate::sys::spawn`]) ends the children.
 
+use super::forkserver;
 use super::handle::{Child, Shared};
 use crate::sys::clock::Deadline;
 use crate::sys::identity::{Order, Pidfd, ended_among};
@@ -36,6 +37,11 @@ fn registry() -> MutexGuard<'static, Registry> {
     own(REGISTRY.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Keeps other threads from changing the list, so that a fork finds it in order.
+pub(super) fn hold() -> impl Sized {
+    registry()
+}
+
 /// Adds a child that has just been started.
 pub(super) fn register(child: &Arc<Shared>) {
     static HOOK: Once = Once::new();
@@ -58,19 +64,13 @@ pub(super) fn forget(child: &Arc<Shared>) {
 
 /// Reaps the children that have ended, and gives the others.
 pub(super) fn reap() -> Vec<Arc<Shared>> {
-    let mut registry = registry();
-    let pidfds: Vec<&Pidfd> = registry.children.iter().map(|c| &c.pidfd).collect();
+    let children = registry().children.clone();
+    let pidfds: Vec<&Pidfd> = children.iter().map(|c| &c.pidfd).collect();
     let ended = ended_among(&pidfds).unwrap_or_default();
-    let mut removed = Vec::new();
-    // From the back, so that `swap_remove` moves only children that were looked at.
-    for at in (0..ended.len()).rev().filter(|&at| ended[at]) {
-        if registry.children[at].ended().is_some() {
-            removed.push(registry.children.swap_remove(at));
-        }
-    }
-    let alive = registry.children.clone();
-    drop(registry);
-    drop(removed);
+    let mut ended = ended.into_iter().chain(std::iter::repeat(false));
+    let (ended, alive): (Vec<_>, Vec<_>) =
+        children.into_iter().partition(|child| ended.next() == Some(true) && child.ended().is_some());
+    ended.iter().for_each(forget);
     alive
 }
 
@@ -89,6 +89,7 @@ pub(super) fn reap() -> Vec<Arc<Shared>> {
 ///
 /// Python: `active_children()`.
 pub fn active_children() -> Vec<Child> {
+    forkserver::reap();
     reap().into_iter().map(Child).collect()
 }
 
@@ -96,12 +97,12 @@ pub fn active_children() -> Vec<Child> {
 ///
 /// `exit` may be called by any thread, so another one may hold the lock, and may be stopped for good. Whoever holds it does
 /// not block meanwhile, so the lock is given up on after a while; what is left to the life pipe then.
-extern "C" fn settle() {
+pub(super) extern "C" fn settle() {
     // A child that ends may let another thread start one more; a program that never stops doing so is not waited for.
     for _ in 0..16 {
         let children = take_all();
         if children.is_empty() {
-            return;
+            break;
         }
         let (daemons, others): (Vec<_>, Vec<_>) = children.iter().partition(|c| c.daemon);
         // Errors mean that a child has become another user's, or cannot be waited for: nothing more can be done here.
@@ -121,6 +122,7 @@ extern "C" fn settle() {
         // Results that nobody asked for go with the process; to decode them now could run the program's code.
         std::mem::forget(children);
     }
+    forkserver::settle();
 }
 
 fn take_all() -> Vec<Arc<Shared>> {

@@ -37,6 +37,11 @@ impl FunctionId {
         Ok(Self { offset: image.offset_of(record)?, name: record.name().to_owned(), mark: image.mark() })
     }
 
+    /// A function that a fork has, and does not look for.
+    pub(super) fn of_fork<F>() -> Self {
+        Self { offset: 0, name: type_name::<F>().to_owned(), mark: 0 }
+    }
+
     /// The function in this process.
     pub(super) fn find(&self) -> Result<&'static Record, Error> {
         Image::of_program().record(self.offset, &self.name, self.mark)

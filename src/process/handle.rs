@@ -3,7 +3,8 @@
 use super::exit;
 use super::function::decode;
 use super::handoff::{Failure, Handoff, Panic, Verdict};
-use super::{JoinError, Process};
+use super::reaper::Reaper;
+use super::{JoinError, Process, log};
 use crate::error::{Error, ErrorKind};
 use crate::sys::clock::Deadline;
 use crate::sys::identity::{Ended, Order, Pidfd};
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) row: u32,
     pub(super) daemon: bool,
     pub(super) pidfd: Pidfd,
+    /// Who knows how it ended.
+    pub(super) reaper: Reaper,
     pub(super) handoff: Handoff,
     /// How it ended. Only the owner of this lock asks the kernel, which tells it once.
     pub(super) ended: Mutex<Option<Ended>>,
@@ -53,8 +56,9 @@ impl Shared {
             }
             let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
             if ended.is_none() {
-                *ended = self.pidfd.reap().map_err(error)?;
+                *ended = self.reaper.reap(self.pid, &self.pidfd).map_err(error)?;
                 if let Some(how) = *ended {
+                    log::ended(&self.name, self.pid, how);
                     self.handoff.child_ended(self.row, self.pid, matches!(how, Ended::Exited(_)));
                 }
             }

@@ -31,6 +31,7 @@
 
 use super::builder::Setup;
 use super::function::{FunctionId, decode};
+use super::start::StartMethod;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{KINDS, Kind, Object, ObjectId, Segment};
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -76,11 +77,39 @@ pub(super) struct Order {
     /// The child's number in its parent, behind the parent's own.
     pub(super) lineage: Vec<u32>,
     pub(super) daemon: bool,
+    /// How the child is started.
+    pub(super) method: StartMethod,
     pub(super) parent_name: String,
     pub(super) parent_pid: u32,
     /// The parent's process row, for which the answer is opened.
     pub(super) parent_row: u32,
     pub(super) setup: Setup,
+    /// What the parent logs, and whether to standard error: see [`super::log`].
+    pub(super) log_level: u8,
+    pub(super) log_to_stderr: bool,
+}
+
+impl Order {
+    /// One that nobody is to carry out.
+    pub(super) fn example(function: FunctionId) -> Self {
+        Self {
+            function,
+            name: String::new(),
+            lineage: vec![1],
+            daemon: false,
+            method: StartMethod::Spawn,
+            parent_name: String::new(),
+            parent_pid: 1,
+            parent_row: 0,
+            setup: Setup::default(),
+            log_level: 0,
+            log_to_stderr: false,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        postcard::to_stdvec(self).map_err(|e| Error::new(ErrorKind::Codec, "encode the child's order", e.to_string()))
+    }
 }
 
 /// What is told of a panic.
@@ -138,8 +167,7 @@ pub(super) struct Handoff {
 impl Handoff {
     /// Makes the object, and opens it for the child in `row` too.
     pub(super) fn create(segment: &Segment, order: &Order, args: &[u8], row: u32) -> Result<Self, Error> {
-        let order = postcard::to_stdvec(order)
-            .map_err(|e| Error::new(ErrorKind::Codec, "encode the child's order", e.to_string()))?;
+        let order = order.encode()?;
         let order_bytes = u32::try_from(order.len())
             .map_err(|_| Error::new(ErrorKind::InvalidInput, "start process", "the name is too long"))?;
         let object = segment.create_object(&HANDOFF, LAYOUT, ORDER + order.len() + args.len())?;
@@ -283,16 +311,7 @@ mod tests {
 
     fn handoff_to(segment: &Segment, name: &str, parent_row: u32) -> Handoff {
         let function = FunctionId::of(|(): ()| ()).unwrap();
-        let order = Order {
-            function,
-            name: name.into(),
-            lineage: vec![1],
-            daemon: false,
-            parent_name: "MainProcess".into(),
-            parent_pid: 1,
-            parent_row,
-            setup: Setup::default(),
-        };
+        let order = Order { name: name.into(), parent_row, ..Order::example(function) };
         Handoff::create(segment, &order, b"args", segment.row()).unwrap()
     }
 

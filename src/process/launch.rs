@@ -1,17 +1,25 @@
-//! Starting the program once more for a child, with what its builder gives it.
+//! What a child's builder gives it is opened, and the program is started once more.
 
 use super::builder::Builder;
 use super::entry::Ticket;
+use super::reaper::Reaper;
+use super::start::Started;
 use super::stdio::{Direction, Given};
 use crate::segment::{ObjectId, ReservedRow};
 use crate::sys::identity::{Pidfd, abandon_child};
 use crate::sys::spawn::{self, Above, Launch};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 
 /// The standard streams of a child: those that differ from this process's.
 pub(super) struct Streams([Option<Given>; 3]);
+
+impl Streams {
+    pub(super) fn as_fds(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        self.0.each_ref().map(|given| given.as_ref().map(AsFd::as_fd))
+    }
+}
 
 /// The ends of its streams that stay here.
 pub(super) struct Pipes {
@@ -35,9 +43,9 @@ pub(super) fn streams(builder: &Builder) -> io::Result<(Streams, Pipes)> {
 pub(super) fn by_exec(
     builder: &Builder,
     streams: &Streams,
-    row: &ReservedRow,
+    row: ReservedRow,
     handoff: ObjectId,
-) -> io::Result<(u32, Pidfd)> {
+) -> io::Result<Started> {
     let life = spawn::life_pipe()?;
     let (segment, lock) = (Above::stdio(row.segment_fd())?, Above::stdio(row.lock.as_fd())?);
     let ticket = Ticket {
@@ -50,9 +58,10 @@ pub(super) fn by_exec(
     };
     let mut inherited = vec![segment.as_fd(), lock.as_fd(), life.as_fd()];
     inherited.extend(builder.kept.iter().map(|fd| fd.as_fd()));
-    let streams = streams.0.each_ref().map(|given| given.as_ref().map(AsFd::as_fd));
-    let launch = Launch { environment: builder.environment(ticket.to_text()), inherited, streams };
+    let launch = Launch { environment: builder.environment(ticket.to_text()), inherited, streams: streams.as_fds() };
     let pid = spawn::spawn_self(&launch)?;
     let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid))?;
-    Ok((pid, pidfd))
+    drop((segment, lock));
+    row.started(pid);
+    Ok(Started { pid, pidfd, reaper: Reaper::This })
 }

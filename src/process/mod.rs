@@ -11,13 +11,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # How children start
+//! By starting the program once more ([`StartMethod::Spawn`], the default); several times as fast by a copy of a process
+//! that was started so and keeps waiting ([`StartMethod::ForkServer`]); or, for those who know what their threads are doing,
+//! as a fork of this process ([`Process::fork`], which is `unsafe`). See [`set_start_method`] and
+//! [`Builder::start_method`].
+//!
 //! # What a child inherits
 //! Environment, arguments, working directory, standard streams, priority and CPU affinity, the calling thread's signal
 //! mask, ignored signals: what of it should differ, [`Builder`] says. No other descriptor, not even one without
 //! `FD_CLOEXEC`, unless it is [kept](Builder::keep); no memory, no thread: a `static` has its initial value in the child.
 //! `main` does not run in it;
 //! constructors that the C library would run before `main` do. Where the C library passes them no arguments (musl),
-//! [`std::env::args`] is empty in a child.
+//! [`std::env::args`] is empty in a child. [`StartMethod`] says where methods differ; a fork inherits everything.
 //!
 //! # How children end
 //! A child ends with its function: exit code 0, or 1 after a panic. It waits for its own children first. When a parent
@@ -31,7 +37,8 @@
 //! piece.
 //!
 //! # Rules
-//! 1. A child is waited for and signalled through its pidfd alone; the kernel is asked for its status once.
+//! 1. A child is waited for and signalled through its pidfd alone; the kernel is asked for its status once, by this process
+//!    or by the fork server that forked it.
 //! 2. The registry's lock is never held while code of the program runs, nor while anything blocks.
 
 mod builder;
@@ -40,18 +47,29 @@ mod current;
 mod entry;
 mod error;
 mod exit;
+mod fork;
+mod forkserver;
 mod function;
 mod handle;
 mod handoff;
 mod launch;
+mod log;
+mod reaper;
 mod spawn;
+mod start;
+#[cfg(feature = "tracing")]
+mod stderr;
 mod stdio;
 
 pub use builder::Builder;
 pub use current::{Current, Parent, cpu_count, current, parent};
+pub use entry::init;
 pub use error::JoinError;
 pub use exit::active_children;
 pub use handle::Child;
+pub use start::{StartMethod, all_start_methods, force_start_method, set_start_method, start_method};
+#[cfg(feature = "tracing")]
+pub use stderr::{inherited_log_level, log_to_stderr};
 pub use stdio::Stdio;
 
 use crate::error::Error;

@@ -31,6 +31,11 @@ pub(super) fn get() -> Result<Segment, Error> {
     Ok(family.insert(segment).clone())
 }
 
+/// Keeps other threads from making the segment.
+pub(super) fn hold() -> impl Sized {
+    family()
+}
+
 pub(super) fn set(segment: Segment) -> Result<(), Error> {
     let mut family = family();
     if family.is_some() {

@@ -263,6 +263,43 @@ impl Segment {
         Ok(segment)
     }
 
+    /// Fork server's side: maps the family segment for those that will be forked, and takes no part in it.
+    pub(crate) fn look_on(segment: OwnedFd) -> Result<Self, Error> {
+        Self::attach(segment, None, |_| Ok(()))
+    }
+
+    /// Opens all that this process has open for the fork of it that will have `row`.
+    pub(crate) fn open_all_for(&self, row: u32) {
+        self.0.reopen_objects(row);
+    }
+
+    /// Keeps other threads from what a fork of this process will need, until the result is dropped, in both.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        // In this order: some are taken while an earlier one is held.
+        let attaching = named::ATTACHING.lock().unwrap_or_else(|e| e.into_inner());
+        let (office, family) = (office::hold(), family::hold());
+        let attached = ATTACHED.lock().unwrap_or_else(|e| e.into_inner());
+        let pinned = self.0.pinned.lock().unwrap_or_else(|e| e.into_inner());
+        (attaching, office, family, attached, pinned, self.0.opened())
+    }
+
+    /// In a fork of this process: becomes the row that was reserved for it.
+    pub(crate) fn adopt_row_after_fork(&self, lock: OwnedFd, row: u32) -> Result<(), Error> {
+        self.0.adopt_row_after_fork(row, lock)
+    }
+
+    /// Looks at what a process uses first, so that it is in the page table when it is needed.
+    pub(crate) fn touch(&self) {
+        let _ = (self.0.row_state(0), self.0.lane_holder(1), self.0.standing(0));
+    }
+
+    /// In a fork of a process that only [looks on](Self::look_on): becomes the row that was reserved for it.
+    pub(crate) fn adopt_row(&self, lock: OwnedFd, row: u32) -> Result<(), Error> {
+        self.0.adopt_row(row, lock)?;
+        let _ = PROCESS_NAME.set(peers::read_name(&self.0.row_block(row).name));
+        family::set(self.clone())
+    }
+
     /// The attached segment with this id.
     pub(crate) fn attached(id: u128) -> Result<Self, Error> {
         let find = || {

@@ -329,8 +329,7 @@ impl Inner {
     }
 
     /// After a raw fork: everything that this process inherited is open in its new row too.
-    pub(crate) fn reopen_objects(&self) {
-        let row = self.row();
+    pub(crate) fn reopen_objects(&self, row: u32) {
         for ((id, role), opened) in self.opened().handles.iter() {
             if opened.strong_count() > 0 && matches!(self.standing(id.index), (now, Standing::Live) if now == *id) {
                 self.set_bit(id.index, *role, row);

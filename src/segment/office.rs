@@ -87,6 +87,11 @@ fn office() -> MutexGuard<'static, Option<Office>> {
     OFFICE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps other threads from the office, so that a fork finds it in order.
+pub(super) fn hold() -> impl Sized {
+    office()
+}
+
 /// What a token stands for, for whoever has it.
 fn give(asked: Asked, token: &Token) -> Option<OwnedFd> {
     // Dropped when the office is unlocked: the last handle of an object has work to do.

@@ -367,7 +367,17 @@ impl Inner {
         // The parent's lock was not mapped here; dropping it would unmap whatever took its place.
         std::mem::forget(self.pinned.lock().unwrap_or_else(|e| e.into_inner()).take());
         self.register("forked")?;
-        self.reopen_objects();
+        self.reopen_objects(self.row());
+        Ok(())
+    }
+
+    /// In a fork of this process, for which `row` was reserved and its lock handed down.
+    pub(crate) fn adopt_row_after_fork(&self, row: u32, lock: OwnedFd) -> Result<(), Error> {
+        // As above.
+        std::mem::forget(self.pinned.lock().unwrap_or_else(|e| e.into_inner()).take());
+        self.adopt_row(row, lock)?;
+        // What another thread opened between the parent's call of the same and the fork.
+        self.reopen_objects(row);
         Ok(())
     }
 }

@@ -126,8 +126,16 @@ impl Inner {
         if !state.is_active() {
             return false;
         }
+        #[cfg(feature = "tracing")]
+        let (name, pid) = (super::peers::read_name(&self.row_block(row).name), self.row_block(row).pid.load(Relaxed));
         let done = self.recover_locked(row, state);
         drop(lock);
+        #[cfg(feature = "tracing")]
+        if done && state.is_leaving() {
+            tracing::debug!(target: "kinfolk", name, pid, "process recovered");
+        } else if done {
+            tracing::warn!(target: "kinfolk", name, pid, "process recovered");
+        }
         done
     }
 

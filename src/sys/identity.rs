@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,16 @@ pub enum Ended {
     },
     /// Somebody else took the status: `SIGCHLD` is ignored, or `wait` is called elsewhere in the program.
     Unknown,
+}
+
+impl Ended {
+    /// What a wait status says.
+    pub fn of_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited(status >> 8 & 0xff),
+            signal => Self::Signaled { signal, core_dumped: status & 0x80 != 0 },
+        }
+    }
 }
 
 /// A signal that a parent sends to its child.
@@ -57,12 +68,64 @@ impl Pidfd {
         };
         match open() {
             Ok(fd) => Ok(Self { fd, gone: false }),
-            Err(Errno::SRCH | Errno::CHILD) => {
-                let (read, _write_end_closes_here) = pipe_with(PipeFlags::CLOEXEC)?;
-                Ok(Self { fd: read, gone: true })
-            }
+            Err(Errno::SRCH | Errno::CHILD) => Self::of_gone(),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The process that is open as `fd`, which somebody else gave to this one.
+    pub fn of_other(fd: OwnedFd) -> Self {
+        Self { fd, gone: false }
+    }
+
+    /// A process that ended before it could be opened.
+    pub fn of_gone() -> io::Result<Self> {
+        let (read, _write_end_closes_here) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self { fd: read, gone: true })
+    }
+
+    /// Opens the process `pid`, whoever started it, or whatever has its number now.
+    pub fn of_pid(pid: u32) -> io::Result<Self> {
+        match pid_of(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) {
+            Ok(fd) => Ok(Self { fd, gone: false }),
+            Err(Errno::SRCH) => Self::of_gone(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How the process ended, by what the kernel keeps of it with this descriptor; `None` if it has not been reaped yet, or
+    /// if this kernel keeps nothing (before Linux 6.15). Anybody may ask, as often as they like.
+    pub fn remembered(&self) -> io::Result<Option<Ended>> {
+        /// `struct pidfd_info` in its first version: the mask, and the wait status in the last of twelve words.
+        #[repr(C)]
+        struct Info {
+            mask: u64,
+            control_group: u64,
+            identities: [u32; 11],
+            status: i32,
+        }
+        const EXIT: u64 = 1 << 3;
+        /// `_IOWR(0xff, 11, struct pidfd_info)`.
+        const GET_INFO: u32 = 3 << 30 | (size_of::<Info>() as u32) << 16 | 0xff << 8 | 11;
+        let mut info = Info { mask: EXIT, control_group: 0, identities: [0; 11], status: 0 };
+        // SAFETY: the request names the size of what the pointer leads to, and its numbers may have any value.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), GET_INFO as _, &raw mut info) } != 0 {
+            let error = io::Error::last_os_error();
+            return match Errno::from_io_error(&error) {
+                // Not known to this kernel, or reaped and nothing kept.
+                Some(Errno::NOTTY | Errno::INVAL | Errno::SRCH) => Ok(None),
+                _ => Err(error),
+            };
+        }
+        Ok((info.mask & EXIT != 0).then(|| Ended::of_status(info.status)))
+    }
+
+    /// Blocks until somebody has reaped the process, `patience` at most; kernels before Linux 6.15 do not tell.
+    pub fn wait_reaped(&self, patience: Duration) -> io::Result<()> {
+        let timeout = timespec(patience.as_nanos().try_into().unwrap_or(u64::MAX));
+        // A hang-up need not be asked for.
+        retry(|| poll(&mut [PollFd::new(&self.fd, PollFlags::empty())], Some(&timeout)))?;
+        Ok(())
     }
 
     /// Blocks until the child has ended (all its threads have) or the deadline has passed; whether it has ended.
@@ -92,7 +155,7 @@ impl Pidfd {
                 (None, None) => Ended::Unknown,
             })),
             // Not a child of ours (any more): the status is lost, the end itself is told by polling.
-            Err(Errno::CHILD) if self.wait(Deadline::after(std::time::Duration::ZERO))? => Ok(Some(Ended::Unknown)),
+            Err(Errno::CHILD) if self.wait(Deadline::after(Duration::ZERO))? => Ok(Some(Ended::Unknown)),
             Err(Errno::CHILD) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -10,9 +10,12 @@ pub mod copy;
 pub mod cpu;
 pub mod fd;
 pub mod folder;
+pub mod fork;
 pub mod futex;
 pub mod identity;
+#[cfg_attr(feature = "explicit-init", allow(dead_code, reason = "what stands before `main` is not looked at"))]
 pub mod image;
+pub mod line;
 
 pub mod liveness;
 pub mod mapping;

@@ -108,7 +108,7 @@ pub fn null_device() -> io::Result<OwnedFd> {
 }
 
 /// As [`Above::stdio`], for a descriptor that is to be kept.
-fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+pub(super) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(fcntl_dupfd_cloexec(&fd, 3)?) }
 }
 
@@ -158,6 +158,28 @@ pub unsafe fn take_variable(name: &str) -> Option<OsString> {
     // SAFETY: the caller's promise is the one that this call asks for.
     unsafe { std::env::remove_var(name) };
     Some(value)
+}
+
+/// Removes all environment variables, if `clear` says so, and then sets or removes each of these.
+///
+/// # Safety
+/// As [`take_variable`].
+pub unsafe fn edit_environment<'a>((clear, variables): (bool, impl Iterator<Item = (&'a OsStr, Option<&'a OsStr>)>)) {
+    // What is no name std refuses by a panic; nobody has such a variable to remove.
+    let is_name = |name: &OsStr| !name.is_empty() && !name.as_bytes().iter().any(|byte| matches!(byte, b'=' | 0));
+    let removed = clear.then(|| std::env::vars_os().map(|(name, _)| name)).into_iter().flatten();
+    for name in removed.collect::<Vec<_>>().iter().filter(|name| is_name(name)) {
+        // SAFETY: the caller's promise is the one that this call asks for.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in variables.filter(|(name, _)| is_name(name)) {
+        match value.filter(|value| !value.as_bytes().contains(&0)) {
+            // SAFETY: as above.
+            Some(value) => unsafe { std::env::set_var(name, value) },
+            // SAFETY: as above.
+            None => unsafe { std::env::remove_var(name) },
+        }
+    }
 }
 
 /// What Rust's runtime does before `main` and a child that never gets there has to do itself: a write to a closed pipe
@@ -225,17 +247,30 @@ pub fn life_pipe() -> io::Result<Arc<OwnedFd>> {
     Ok(read)
 }
 
+/// Keeps other threads from making the life pipe, so that a fork finds it in order.
+pub fn hold_life() -> impl Sized {
+    LIFE_READ.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Binds this process's life to whoever holds the write end of the pipe: from now on it ends by SIGKILL with them, and at
 /// once if they have ended already. The descriptor must be kept open.
 pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
-    /// Not in `libc` for glibc; the same on every Linux.
-    const F_SETSIG: libc::c_int = 10;
-    if !FileType::from_raw_mode(rustix::fs::fstat(&inherited)?.st_mode).is_fifo() {
+    bind_own_life(own_life(inherited.as_fd())?)
+}
+
+/// The pipe's read end once more, for one process to be bound by.
+pub fn own_life(inherited: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if !FileType::from_raw_mode(rustix::fs::fstat(inherited)?.st_mode).is_fifo() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no pipe"));
     }
     let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
-    let own = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    let own = above_stdio(own)?;
+    above_stdio(rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The second half of [`bind_life`], with what [`own_life`] opened for this process.
+pub fn bind_own_life(own: OwnedFd) -> io::Result<OwnedFd> {
+    /// Not in `libc` for glibc; the same on every Linux.
+    const F_SETSIG: libc::c_int = 10;
     let set = |command: libc::c_int, value: libc::c_int| {
         // SAFETY: these three commands of fcntl take an integer, and `own` is open.
         match unsafe { libc::fcntl(own.as_raw_fd(), command, value) } {
@@ -247,7 +282,7 @@ pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
     set(F_SETSIG, libc::SIGKILL)?;
     set(libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC)?;
     // A parent that died before the line above sent no signal, but it left the pipe hung up.
-    if hangs_up(inherited.as_fd(), Deadline::after(Duration::ZERO))? {
+    if hangs_up(own.as_fd(), Deadline::after(Duration::ZERO))? {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     }
     Ok(own)

@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+pub mod children;
 pub mod random;
 pub mod watchdog;
 pub use watchdog::watchdog;
