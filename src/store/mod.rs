@@ -17,7 +17,7 @@ mod tests;
 #[cfg(test)]
 mod trial;
 
-pub use change::{Changing, Spot};
+pub use change::Changing;
 pub use entry::{Draft, Entry};
 pub use heap::HeapBlock;
 pub use memory::{HAZARDS, Memory, Piece};

@@ -7,7 +7,7 @@ use super::memory::{HAZARDS, Memory, Piece};
 use super::table::{Shard, ShardBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, MutexBlock, Peers, WaitBlock};
-use crate::sys::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::sys::atomic::Ordering::{self, Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU64, fence};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,10 +133,7 @@ impl Trial {
     }
 
     fn is_dead(&self) -> bool {
-        #[cfg(loom)]
-        return crate::sys::atomic::is_dead();
-        #[cfg(not(loom))]
-        *self.spent.lock().unwrap()
+        crate::sys::atomic::is_dead() || *self.spent.lock().unwrap()
     }
 
     /// What the recovery of a process does about a shard: its lock, its runs, its hazards.
@@ -292,6 +289,6 @@ impl Memory for Trial {
     }
 
     fn heavy_fence(&self) {
-        fence(SeqCst);
+        fence(Ordering::SeqCst);
     }
 }

@@ -122,6 +122,9 @@ fn look_through(
     Err(Error::new(ErrorKind::Stalled, "read dict", "it changes all the time"))
 }
 
+/// Objects, and as what a value has them.
+type Handles = Vec<(ObjectId, usize)>;
+
 /// What a value with handles begins with: how many, and each.
 pub(super) fn handle_list(handles: &[(ObjectId, usize)]) -> Vec<u8> {
     let mut bytes = (handles.len() as u64).to_ne_bytes().to_vec();
@@ -134,7 +137,7 @@ pub(super) fn handle_list(handles: &[(ObjectId, usize)]) -> Vec<u8> {
 }
 
 /// The handles that a marked value begins with, and the rest of it.
-pub(in crate::shared) fn split_handles(value: &[u8]) -> Result<(Vec<(ObjectId, usize)>, &[u8]), Error> {
+pub(in crate::shared) fn split_handles(value: &[u8]) -> Result<(Handles, &[u8]), Error> {
     let bad = || Error::corrupt("dict", "handles of a value", value.len(), "as many bytes as they have");
     let number = |at: usize| value.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
     let count = usize::try_from(number(0).ok_or_else(bad)?).map_err(|_| bad())?;
@@ -148,7 +151,7 @@ pub(in crate::shared) fn split_handles(value: &[u8]) -> Result<(Vec<(ObjectId, u
 }
 
 /// The handles of a marked entry's value.
-fn handles_of(entry: &Entry<'_, Storage<'_>>) -> Result<Vec<(ObjectId, usize)>, Error> {
+fn handles_of(entry: &Entry<'_, Storage<'_>>) -> Result<Handles, Error> {
     let mut value = Vec::new();
     entry.read_value(&mut value)?;
     Ok(split_handles(&value)?.0)

@@ -10,6 +10,7 @@ mod check;
 mod core;
 mod error;
 mod kind;
+mod many;
 mod refs;
 mod repr;
 mod typed;
@@ -19,7 +20,7 @@ mod whole;
 
 pub use atomic::Entry;
 pub use build::DictBuilder;
-pub use bytes::{ByteDict, BytePairs};
+pub use bytes::{ByteDict, BytePair, BytePairs};
 pub use error::{InsertError, SetError};
 pub use refs::ByteRef;
 pub use typed::Dict;
