@@ -105,9 +105,11 @@ fn program_13_father_and_son_talk() {
     assert_eq!(run(&["13"]).lines, ["From Son:Hello Father", "From Father:Hi my son!"]);
 }
 
+/// The original is wrong in more than half of its runs. `KINFOLK_SUMS=1000` makes a thousand runs, in a minute.
 #[test]
 fn program_15_the_sum_is_right_every_time() {
-    for _ in 0..20 {
+    let runs = std::env::var("KINFOLK_SUMS").map_or(20, |runs| runs.parse().expect("KINFOLK_SUMS: a number"));
+    for _ in 0..runs {
         let lines = run(&["15"]).lines;
         let mut sums: Vec<u64> = lines.iter().map(|line| line.parse().unwrap()).collect();
         assert_eq!((sums.len(), sums.pop()), (11, sums.iter().max().copied()), "{lines:?}");
@@ -115,15 +117,6 @@ fn program_15_the_sum_is_right_every_time() {
         sums.push(0);
         sums.sort_unstable();
         assert!(sums.windows(2).all(|pair| (10..=100).contains(&(pair[1] - pair[0]))), "{lines:?}");
-    }
-}
-
-/// The original is wrong in more than half of its runs.
-#[test]
-#[ignore = "takes a minute"]
-fn program_15_is_right_a_thousand_times() {
-    for _ in 0..50 {
-        program_15_the_sum_is_right_every_time();
     }
 }
 
