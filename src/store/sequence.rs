@@ -36,9 +36,12 @@
 //! # Memory ordering
 //! Slots, spans and roots are stored with Release and loaded with Acquire: with a place comes what lies there.
 
+mod check;
 mod edit;
 mod element;
 mod rebuild;
+#[cfg(test)]
+mod tests;
 
 pub use edit::Editing;
 pub use element::{Element, ElementDraft, Identity};

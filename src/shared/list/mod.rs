@@ -1,6 +1,7 @@
 //! `List`: Python's list, in memory that many processes share.
 
 mod bytes;
+mod check;
 mod core;
 mod elements;
 mod error;

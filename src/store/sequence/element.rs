@@ -46,7 +46,7 @@ pub struct Element<'a, M> {
 
 /// Tells an element from others that were at its index; two short ones of the same bytes are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity(u64, u64);
+pub struct Identity(pub(super) u64, u64);
 
 impl<'a, M: Memory> Element<'a, M> {
     /// What a slot names.
