@@ -169,6 +169,29 @@ fn values_are_found_counted_and_removed() {
 }
 
 #[test]
+fn slices_have_steps() {
+    let list = List::from_slice(&(0..10).collect::<Vec<i32>>()).unwrap();
+    assert_eq!(list.slice_step(1..8, 3).unwrap(), [1, 4, 7]);
+    assert_eq!(list.slice_step(.., -4).unwrap(), [9, 5, 1]);
+    list.set_slice_step(..4, 2, [20, 22]).unwrap();
+    list.set_slice_step(8.., -9, [28]).unwrap();
+    assert_eq!(list.to_vec().unwrap(), [20, 1, 22, 3, 4, 5, 6, 7, 28, 9]);
+    let refused = list.set_slice_step(.., 3, [1, 2]).unwrap_err();
+    assert!(refused.to_string().contains("2 values for 4 places"), "{refused}");
+    assert_eq!(list.slice_step(.., 0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    list.set_slice_step(4..6, 1, [44]).unwrap();
+    list.remove_step(.., -2).unwrap();
+    assert_eq!(list.to_vec().unwrap(), [1, 3, 6, 28]);
+    assert!(list.equals(&[1, 3, 6, 28]).unwrap() && !list.equals(&[1]).unwrap());
+    assert_eq!(list.compare(&[1, 4]).unwrap(), Some(std::cmp::Ordering::Less));
+    assert_eq!(list.iter().rev().map(Result::unwrap).collect::<Vec<_>>(), [28, 6, 3, 1]);
+    let mut both = list.iter();
+    assert_eq!((both.next_back().unwrap().unwrap(), both.next().unwrap().unwrap()), (28, 1));
+    assert_eq!(both.by_ref().map(Result::unwrap).collect::<Vec<_>>(), [3, 6]);
+    assert!(both.next_back().is_none());
+}
+
+#[test]
 fn a_comparison_that_panics_changes_nothing() {
     let list = List::from_slice(&(0..100).rev().collect::<Vec<i32>>()).unwrap();
     let before = list.to_vec().unwrap();

@@ -12,6 +12,7 @@ mod conditions;
 mod connections;
 mod events;
 mod heap;
+mod lists;
 mod locks;
 mod managers;
 mod processes;

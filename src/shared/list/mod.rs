@@ -2,12 +2,14 @@
 
 mod bytes;
 mod check;
+mod compare;
 mod core;
 mod elements;
 mod error;
 mod iter;
 mod order;
 mod place;
+mod steps;
 mod value;
 mod whole;
 

@@ -17,11 +17,10 @@ use crate::store::{ElementDraft, MAX_ELEMENTS};
 use crate::sys::clock::Deadline;
 
 impl<T: Serialize + DeserializeOwned + 'static> List<T> {
-    /// All values, as one moment had them. Python: `list[:]`, `copy()`.
+    /// All values, as one moment had them. Python: `list[:]`.
     ///
     /// # Errors
     /// [`Codec`](ErrorKind::Codec) if a value cannot be decoded; [`Corrupt`](ErrorKind::Corrupt).
-    #[doc(alias = "copy")]
     #[doc(alias = "snapshot")]
     pub fn to_vec(&self) -> Result<Vec<T>, Error> {
         self.slice(..)
@@ -33,16 +32,6 @@ impl<T: Serialize + DeserializeOwned + 'static> List<T> {
     /// As [`to_vec`](Self::to_vec).
     pub fn slice(&self, range: impl RangeBounds<isize>) -> Result<Vec<T>, Error> {
         decode_all(&self.core.read(self.deadline(), &|len| part(&range, len))?)
-    }
-
-    /// The values of this list and those of another. Python: `list + other`.
-    ///
-    /// # Errors
-    /// As [`to_vec`](Self::to_vec).
-    pub fn concat(&self, other: &Self) -> Result<Vec<T>, Error> {
-        let mut values = self.to_vec()?;
-        values.append(&mut other.to_vec()?);
-        Ok(values)
     }
 
     /// Puts values behind all others, all at once. Python: `extend`, `+=`.

@@ -193,6 +193,27 @@ impl<'a, M: Memory> Editing<'_, 'a, M> {
         self.retire_all(&out)
     }
 
+    /// Puts elements in place of those at these indices, all at once. No index may be named twice.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Corrupt`: then nothing has changed.
+    pub fn replace_at(&mut self, indices: &[u64], drafts: Vec<ElementDraft<'_, impl Memory>>) -> Result<(), Error> {
+        let Some(directory) = self.directory()? else { return Ok(()) };
+        let span = directory.span()?;
+        let (mut image, mut out) = (Vec::new(), Vec::new());
+        self.append_slots(&directory, span.first(), span.len(), &mut image)?;
+        let words = self.place_all(&drafts)?;
+        for (index, word) in indices.iter().zip(&words) {
+            let at = *index as usize * 8;
+            if let Some(place) = image.get_mut(at..at + 8) {
+                out.push(u64::from_ne_bytes((&*place).try_into().expect("eight bytes")));
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        self.commit(&image, &words, drafts)?;
+        self.retire_all(&out)
+    }
+
     /// Takes the elements from index `from` up to `to` out, all at once.
     ///
     /// # Errors
