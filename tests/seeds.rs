@@ -121,6 +121,15 @@ fn program_15_the_sum_is_right_every_time() {
 }
 
 #[test]
+fn program_14_all_children_append_to_one_list() {
+    let lines = run(&["14"]).lines;
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let items = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).expect("a list");
+    let items: Vec<_> = items.split(", ").map(str::to_owned).collect();
+    assert_eq!(sorted(&items), ["0", "1", "2", "3", "4"], "{line}");
+}
+
+#[test]
 fn program_18_a_child_waits_for_the_parents_message() {
     let wanted = ["主进程准备发送数据...", "子进程已收到数据...", "有内鬼，终止交易！"];
     // The child prints only after it got what the parent put after printing.
@@ -169,7 +178,7 @@ fn program_24_children_that_nobody_joins_finish_first() {
 fn all_programs_run_one_after_the_other() {
     let lines = run(&["--all"]).lines;
     let titles: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("=== ")?.split_once(':')).map(|(n, _)| n).collect();
-    assert_eq!(titles, ["1", "3", "12", "13", "15", "18", "20", "21", "22", "24"]);
+    assert_eq!(titles, ["1", "3", "12", "13", "14", "15", "18", "20", "21", "22", "24"]);
     let hello = numbered(10, |i| format!("hello world {i}"));
     assert_eq!(sorted(&lines[lines.len() - 10..]), hello);
 }

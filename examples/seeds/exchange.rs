@@ -1,9 +1,9 @@
-//! Programs 12, 13 and 15, of `002_b121f0979f52a9f4.txt`: exchanging data through a queue, through a pipe and in a dictionary.
+//! Programs 12 to 15, of `002_b121f0979f52a9f4.txt`: exchanging data through a queue and a pipe, in a list and a dictionary.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 
-use kinfolk::{Connection, Dict, Manager, Process, Queue, pipe};
+use kinfolk::{Connection, Dict, List, Manager, Process, Queue, pipe};
 
 use crate::Outcome;
 use crate::value::Value;
@@ -54,6 +54,27 @@ pub fn father_and_son() -> Outcome {
 
     f.join()?;
     s.join()?;
+    Ok(())
+}
+
+/// Program 14.
+pub fn five_append_to_a_list() -> Outcome {
+    fn run((d, i): (List<i32>, i32)) {
+        d.append(i).unwrap();
+    }
+
+    let manager = Manager::new()?;
+    let d = List::new_in(manager.segment())?;
+    let mut p_list = vec![];
+    for i in 0..5 {
+        p_list.push(Process::spawn(run, (d.clone(), i))?);
+    }
+
+    for i in p_list {
+        i.join()?;
+    }
+
+    println!("{d}");
     Ok(())
 }
 

@@ -34,6 +34,7 @@ const PROGRAMS: &[Program] = &[
     Program { number: 3, shows: "a queue from three producers", main: start_and_queue::three_producers },
     Program { number: 12, shows: "everything out of a queue", main: exchange::all_of_a_queue },
     Program { number: 13, shows: "a pipe between father and son", main: exchange::father_and_son },
+    Program { number: 14, shows: "a list that five children append to", main: exchange::five_append_to_a_list },
     Program { number: 15, shows: "a sum in a dictionary", main: exchange::sum_in_a_dictionary },
     Program { number: 18, shows: "a queue to a child", main: threads_and_processes::message_to_a_child },
     Program { number: 20, shows: "who is whose parent", main: sharing::parents },

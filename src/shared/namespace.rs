@@ -13,8 +13,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dict::{Change, Core, DICT, Part, Rule, decode_value, short, split_handles, with_encoded};
+use super::carried::{decode_value, split_handles, with_encoded};
+use super::dict::{Change, Core, DICT, Part, Rule};
 use super::handle;
+use super::repr::short;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{Object, Segment, type_hash};

@@ -11,6 +11,7 @@ mod heap;
 mod memory;
 #[cfg(test)]
 mod models;
+mod sequence;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -21,4 +22,5 @@ pub use change::Changing;
 pub use entry::{Draft, Entry};
 pub use heap::HeapBlock;
 pub use memory::{HAZARDS, Memory, Piece};
+pub use sequence::{Editing, Element, ElementDraft, Identity, ListBlock, MAX_ELEMENTS, Sequence};
 pub use table::{CellBlock, DictBlock, Shard, ShardBlock};

@@ -94,6 +94,11 @@ impl Trial {
         trial
     }
 
+    /// Where its first blocks are.
+    pub fn first(&self) -> (u64, u64) {
+        (BEGIN, self.first_end)
+    }
+
     /// The shard in it.
     pub fn shard(&self) -> Shard<'_, Self> {
         Shard::new(self, &self.shard, &self.heap, (BEGIN, self.first_end))
@@ -141,6 +146,11 @@ impl Trial {
         self.shard().recover(&|dead| dead == lane);
         let mut linked = Vec::new();
         self.shard().for_each_run(&mut |name| linked.push(name));
+        self.recover_runs(lane, &linked);
+    }
+
+    /// The same about runs and hazards, for a store that names these.
+    pub fn recover_runs(&self, lane: Lane, linked: &[u64]) {
         for (k, page) in self.pages.lock().unwrap().iter_mut().enumerate() {
             if page.state == State::Owned(lane) {
                 let kept = linked.contains(&(page.generation << 32 | (k as u64 + 1)));

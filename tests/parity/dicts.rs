@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use kinfolk::{Array, Dict, ErrorKind, Manager, Namespace, Process, Queue, Set, Value};
+use kinfolk::{Array, Dict, ErrorKind, Manager, Namespace, Process, Set, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -89,15 +89,6 @@ fn nested_dictionaries_live_when_the_local_handle_is_dropped() {
     // Nothing keeps them.
     drop((pets, supplies));
     assert_eq!(manager.segment().stats().objects, 1);
-}
-
-#[test]
-fn a_queue_in_a_dictionary_is_used_there() {
-    let manager = manager();
-    let d: Dict<u32, Queue<u32>> = manager.dict().unwrap();
-    d.set(&0, &manager.queue(0).unwrap()).unwrap();
-    d.get(&0).unwrap().unwrap().put(456).unwrap();
-    assert_eq!(d.get(&0).unwrap().unwrap().get().unwrap(), 456);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod connections;
 mod dicts;
 mod events;
 mod heap;
+mod lists;
 mod locks;
 mod managers;
 mod processes;

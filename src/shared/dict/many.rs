@@ -5,9 +5,10 @@ use std::ops::BitOr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::super::carried::decode_value;
 use super::Dict;
 use super::core::{Core, Rule};
-use super::views::{decode_key, decode_value};
+use super::views::decode_key;
 use super::whole::Part;
 use crate::error::Error;
 use crate::segment::type_hash;

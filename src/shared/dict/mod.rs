@@ -12,7 +12,6 @@ mod error;
 mod kind;
 mod many;
 mod refs;
-mod repr;
 mod typed;
 mod views;
 mod watch;
@@ -29,8 +28,5 @@ pub use watch::Watch;
 
 // What a set and a namespace are made of.
 pub(super) use self::core::{Change, Core, Rule};
-pub(super) use kind::{DICT, split_handles};
-pub(super) use repr::{Repr, short};
-pub(super) use typed::with_encoded;
-pub(super) use views::decode_value;
+pub(super) use kind::DICT;
 pub(super) use whole::Part;

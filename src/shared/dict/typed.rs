@@ -8,14 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::super::carried::{received, with_encoded};
 use super::build::DictBuilder;
 use super::core::{Core, Rule, Seen};
 use super::error::{InsertError, SetError};
-use super::kind::{DICT, handle_list, split_handles};
+use super::kind::DICT;
 use super::views::Iter;
 use crate::codec;
 use crate::error::Error;
-use crate::segment::{Object, ObjectId, Segment, into_kept, type_hash};
+use crate::segment::{Object, ObjectId, Segment, type_hash};
 use crate::sys::clock::Deadline;
 
 /// A dictionary: any serde values under any serde keys, for all processes that have a handle.
@@ -378,21 +379,8 @@ where
     fn received<N>(
         read: impl FnOnce(&mut Vec<u8>) -> Result<Option<(Seen, N)>, Error>,
     ) -> Result<Option<(V, Seen, N)>, Error> {
-        let received = codec::received(|buffer| match read(buffer) {
-            Ok(Some((seen, news))) if seen.marked => {
-                let rest = split_handles(buffer).map(|(_, rest)| buffer.len() - rest.len());
-                rest.map(|at| drop(buffer.drain(..at))).map_err(Some)?;
-                Ok((seen, news))
-            }
-            Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(None),
-            Err(e) => Err(Some(e)),
-        });
-        match received {
-            Ok((value, (seen, news))) => Ok(Some((value, seen, news))),
-            Err(Ok(None)) => Ok(None),
-            Err(Ok(Some(e)) | Err(e)) => Err(e),
-        }
+        let found = received(|buffer| Ok(read(buffer)?.map(|(seen, news)| (seen.marked, (seen, news)))))?;
+        Ok(found.map(|(value, (seen, news))| (value, seen, news)))
     }
 
     /// Gives `f` the encoding of a value, and whether handles stand before it. It says whether the value is in now.
@@ -407,37 +395,6 @@ where
         }
         with_encoded(self.object(), |_| (), value, f)
     }
-}
-
-/// Gives `f` what `head` writes and the encoding of a value behind it, and whether handles stand before both. `f` says
-/// whether the value is in now.
-pub(in crate::shared) fn with_encoded<T: Serialize, R>(
-    object: &Object,
-    head: impl FnOnce(&mut Vec<u8>),
-    value: &T,
-    f: impl FnOnce(&[u8], bool) -> Result<(bool, R), Error>,
-) -> Result<R, Error> {
-    codec::with_scratch(|buffer| {
-        head(buffer);
-        let (encoded, passed) = into_kept(object.segment(), || codec::encode(value, buffer));
-        encoded?;
-        if passed.count() == 0 {
-            return f(buffer, false).map(|(_, r)| r);
-        }
-        let handles = passed.named(object.segment());
-        let done = if handles.is_empty() {
-            f(buffer, false)
-        } else {
-            let mut marked = handle_list(&handles);
-            marked.extend_from_slice(buffer);
-            f(&marked, true)
-        };
-        match done {
-            Ok((true, _)) => passed.sent_in(object),
-            _ => passed.withdraw(),
-        }
-        done.map(|(_, r)| r)
-    })
 }
 
 impl<K, V> Serialize for Dict<K, V> {
