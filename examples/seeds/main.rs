@@ -40,6 +40,7 @@ const PROGRAMS: &[Program] = &[
     Program { number: 20, shows: "who is whose parent", main: sharing::parents },
     Program { number: 21, shows: "a mixed list through a queue", main: sharing::mixed_list_through_a_queue },
     Program { number: 22, shows: "a mixed list through a pipe", main: sharing::mixed_list_through_a_pipe },
+    Program { number: 23, shows: "a dictionary and a list of a manager", main: sharing::dictionary_and_list },
     Program { number: 24, shows: "a lock around print", main: sharing::lock_around_print },
 ];
 
