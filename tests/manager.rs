@@ -426,7 +426,7 @@ fn a_publisher_that_is_stopped_holds_up_publishers_and_nobody_who_looks() {
         read(at, &mut bytes);
         u64::from_le_bytes(bytes)
     };
-    let (lanes_at, objects_at, pages_at, root) = (word(72), word(88), word(96), (word(152) >> 32) - 1);
+    let (lanes_at, objects_at, pages_at, root) = (word(72), word(88), word(96), u64::from(word(176) as u32) - 1);
     read(lanes_at, &mut lanes);
     let owner = |lane: &[u8]| u32::from_le_bytes(lane[..4].try_into().unwrap());
     let me = owner(&lanes);
@@ -468,7 +468,7 @@ proptest! {
         let (objects_at, pages_at) = (word(88), word(96));
         for (at, value, what) in writes {
             // The header's last words, the entries in use, the first pages.
-            let (from, len) = [(104, 56), (objects_at, 8 * 256), (pages_at, 64), (pages_at, 80 << 10)][what as usize];
+            let (from, len) = [(104, 80), (objects_at, 8 * 256), (pages_at, 64), (pages_at, 80 << 10)][what as usize];
             let at = from + ((at * len as f64) as u64 & !7);
             let value = if value % 3 == 0 { value & 0xff } else { value };
             // Not the lock of the arena, which is waited for 5 s if a lane that lives is in it.
