@@ -1,4 +1,4 @@
-//! Values and arrays against the standard library's atomics in one process, and against our mutex: alone, and wanted by two.
+//! Values, arrays and lists against the standard library in one process, and against our mutex: alone, and wanted by two.
 
 #[path = "measure/placement.rs"]
 mod placement;
@@ -123,6 +123,7 @@ mod both {
     }
 }
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -131,7 +132,7 @@ use std::time::Duration;
 
 use both::{Processes, Wanted};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use kinfolk::{Array, Mutex, Value};
+use kinfolk::{Array, List, Mutex, Queue, Value};
 use placement::Placement;
 
 /// Words: one instruction each.
@@ -265,9 +266,107 @@ fn contended(criterion: &mut Criterion) {
     }
 }
 
+/// Something put at the end and taken there, or at the other end.
+fn list_ends(criterion: &mut Criterion) {
+    let list: List<u64> = List::new().expect("make a list");
+    let texts: List<String> = List::new().expect("make a list");
+    let bytes: List<Vec<u8>> = List::new().expect("make a list");
+    let queue: Queue<u64> = Queue::new(0).expect("make a queue");
+    let deque = std::sync::Mutex::new(VecDeque::new());
+    let text = "twenty-four bytes of it!".to_owned();
+    list.push(7).expect("push");
+    assert_eq!((list.pop().expect("pop"), list.len().expect("look")), (7, 0));
+    texts.push(text.clone()).expect("push");
+    assert_eq!(texts.pop().expect("pop"), text);
+
+    let mut group = criterion.benchmark_group("list/push_pop");
+    group.bench_function("kinfolk/u64", |b| {
+        b.iter(|| {
+            list.push(black_box(7)).expect("push");
+            list.pop().expect("pop")
+        });
+    });
+    group.bench_function("kinfolk/24_B", |b| {
+        b.iter(|| {
+            texts.push(black_box(&text).clone()).expect("push");
+            texts.pop().expect("pop")
+        });
+    });
+    group.bench_function("kinfolk/64_bytes", |b| {
+        let mut to = Vec::new();
+        b.iter(|| {
+            bytes.push_bytes(black_box(&[7; 64])).expect("push");
+            bytes.get_into(-1, &mut to).expect("get");
+            bytes.pop().expect("pop")
+        });
+    });
+    group.bench_function("kinfolk/fifo_u64", |b| {
+        b.iter(|| {
+            list.push(black_box(7)).expect("push");
+            list.pop_at(0).expect("pop")
+        });
+    });
+    group.bench_function("kinfolk_queue/u64", |b| {
+        b.iter(|| {
+            queue.put(black_box(7)).expect("put");
+            queue.get().expect("get")
+        });
+    });
+    group.bench_function("mutex_deque/u64", |b| {
+        b.iter(|| {
+            deque.lock().expect("nobody panicked").push_back(black_box(7u64));
+            deque.lock().expect("nobody panicked").pop_back()
+        });
+    });
+    group.finish();
+}
+
+/// One element read, one replaced, one inserted in the middle, in a long list.
+fn list_places(criterion: &mut Criterion) {
+    const LONG: usize = 100_000;
+    let values: Vec<u64> = (0..LONG as u64).collect();
+    let list = List::from_slice(&values).expect("make a list");
+    let texts: Vec<String> = values.iter().map(|n| format!("{n:024}")).collect();
+    let texts = List::from_slice(&texts).expect("make a list");
+    let deque = std::sync::Mutex::new(values.iter().copied().collect::<VecDeque<_>>());
+    assert_eq!((list.get(-1).expect("get"), texts.get(0).expect("get")), (LONG as u64 - 1, "0".repeat(24)));
+
+    let mut group = criterion.benchmark_group("list/long");
+    let mut at = 0;
+    let mut next = move || {
+        at = (at + 7919) % LONG;
+        at
+    };
+    group.bench_function("get/kinfolk/u64", |b| b.iter(|| list.get(next()).expect("get")));
+    group.bench_function("get/kinfolk/24_B", |b| b.iter(|| texts.get(next()).expect("get")));
+    group.bench_function("get/mutex_deque/u64", |b| {
+        b.iter(|| deque.lock().expect("nobody panicked").get(next()).copied());
+    });
+    group.bench_function("set/kinfolk/u64", |b| b.iter(|| list.set(next(), 9).expect("set")));
+    group.bench_function("set/kinfolk/24_B", |b| b.iter(|| texts.set(next(), "9".repeat(24)).expect("set")));
+    group.bench_function("insert_and_remove/kinfolk/u64", |b| {
+        b.iter(|| {
+            let at = next();
+            list.insert(at, 9).expect("insert");
+            list.pop_at(at).expect("remove")
+        });
+    });
+    group.bench_function("insert_and_remove/mutex_deque/u64", |b| {
+        b.iter(|| {
+            let at = next();
+            let mut deque = deque.lock().expect("nobody panicked");
+            deque.insert(at, 9);
+            deque.remove(at)
+        });
+    });
+    group.bench_function("to_vec/kinfolk/u64", |b| b.iter(|| list.to_vec().expect("read").len()));
+    group.bench_function("sort/kinfolk/u64", |b| b.iter(|| list.sort().expect("sort")));
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = words, large, array, contended
+    targets = words, large, array, contended, list_ends, list_places
 }
 criterion_main!(benches);

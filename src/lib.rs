@@ -26,9 +26,9 @@ pub use manager::Manager;
 pub use process::{JoinError, Process, init};
 pub use segment::Segment;
 pub use shared::{
-    Array, ArrayError, Barrier, BarrierError, BoundedSemaphore, ByteDict, ByteRef, Condvar, DeadHolder, Dict, Event,
-    Lock, LockError, Mutex, MutexGuard, Namespace, Once, OverRelease, Permit, Previous, RLock, RLockGuard, RawArray,
-    RawValue, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, Set, Value, WaitError,
+    Array, ArrayError, Barrier, BarrierError, BoundedSemaphore, ByteDict, ByteList, ByteRef, Condvar, DeadHolder, Dict,
+    Event, List, ListError, Lock, LockError, Mutex, MutexGuard, Namespace, Once, OverRelease, Permit, Previous, RLock,
+    RLockGuard, RawArray, RawValue, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, Set, Value, WaitError,
 };
 #[cfg(feature = "raw-sync")]
 pub use shared::{RawLock, RawSyncGuard, RawSyncLock};

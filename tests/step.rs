@@ -20,6 +20,8 @@ mod arena;
 mod dicts;
 #[path = "step/leases.rs"]
 mod leases;
+#[path = "step/lists.rs"]
+mod lists;
 #[path = "step/names.rs"]
 mod names;
 #[path = "step/values.rs"]
@@ -419,6 +421,10 @@ fn main() {
         ("tables", dicts::tables),
         ("runs of dicts", dicts::runs),
         ("recoverers of dicts", dicts::recovery),
+        ("ends of lists", lists::ends),
+        ("middle of lists", lists::middle),
+        ("growth of lists", lists::growth),
+        ("recoverers of lists", lists::recovery),
         ("recoverers", recoverers),
     ];
     let mut passed = 0;

@@ -67,6 +67,8 @@ unsafe impl Block for crate::store::DictBlock {}
 unsafe impl Block for TwinBlock {}
 // SAFETY: repr(C), atomics of fixed width.
 unsafe impl Block for ElementsBlock {}
+// SAFETY: repr(C), such blocks and atomics of fixed width.
+unsafe impl Block for crate::store::ListBlock {}
 // SAFETY: repr(C), atomics of fixed width with padding.
 unsafe impl Block for crate::ring::RingBlock {}
 // SAFETY: repr(C), 32-bit atomics.
@@ -269,6 +271,8 @@ pub fn layout_hash() -> u64 {
         size_of::<crate::store::HeapBlock>(),
         size_of::<crate::store::CellBlock>(),
         size_of::<crate::store::DictBlock>(),
+        size_of::<crate::store::ListBlock>(),
+        offset_of!(crate::store::ListBlock, first),
         size_of::<PageBlock>(),
         size_of::<ObjectBlock>(),
         offset_of!(ObjectBlock, openers),

@@ -50,7 +50,7 @@ pub(crate) use object::{Object, View, type_hash};
 pub(crate) use office::kept;
 pub(crate) use office::{OfficeTicket, fetch, keep_descriptor};
 pub(crate) use passing::{
-    Arrived, TICKET, into_kept, into_message, into_nothing, into_text, refuse, take_refusal, with_recipient,
+    Arrived, Passed, TICKET, into_kept, into_message, into_nothing, into_text, refuse, take_refusal, with_recipient,
 };
 pub use peers::Holder;
 pub(crate) use peers::{ReservedRow, RowState};

@@ -208,7 +208,7 @@ impl<'s, 'a, M: Memory> Changing<'s, 'a, M> {
             heap.retire(old, false)?;
         }
         // The commit.
-        spot.slot.store(spot.word >> 40 << 40 | block.at / 8, Release);
+        spot.slot.store((spot.word >> 40 << 40) | (block.at / 8), Release);
         draft.keep();
         self.end(version);
         if early { Ok(()) } else { heap.retire(old, false) }

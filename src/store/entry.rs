@@ -165,10 +165,6 @@ impl<'a, M: Memory> Draft<'a, M> {
         if self.run.is_some() { LONG_ENTRY } else { self.block_bytes() }
     }
 
-    pub(super) fn key(&self) -> &'a [u8] {
-        self.key
-    }
-
     /// The table names it now: its run stays.
     #[inline]
     pub(super) fn keep(mut self) {

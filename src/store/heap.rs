@@ -93,7 +93,7 @@ impl Block {
     /// Its first word, with flags, and with a number of the store's.
     #[inline]
     pub fn header(self, flags: u64, tag: u64) -> u64 {
-        self.size / 8 | (flags & 0xf) << 12 | tag << 16
+        (self.size / 8) | ((flags & 0xf) << 12) | (tag << 16)
     }
 }
 

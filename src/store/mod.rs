@@ -11,14 +11,16 @@ mod heap;
 mod memory;
 #[cfg(test)]
 mod models;
+mod sequence;
 mod table;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trial;
 
-pub use change::{Changing, Spot};
+pub use change::Changing;
 pub use entry::{Draft, Entry};
 pub use heap::HeapBlock;
 pub use memory::{HAZARDS, Memory, Piece};
+pub use sequence::{Editing, Element, ElementDraft, Identity, ListBlock, MAX_ELEMENTS, Sequence};
 pub use table::{CellBlock, DictBlock, Shard, ShardBlock};

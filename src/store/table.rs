@@ -127,7 +127,7 @@ pub(super) fn tag_of(hash: u64) -> u64 {
 
 #[inline]
 pub(super) fn slot_word(hash: u64, at: u64) -> u64 {
-    tag_of(hash) << 40 | at / 8
+    (tag_of(hash) << 40) | (at / 8)
 }
 
 #[inline]
@@ -149,7 +149,7 @@ pub(super) fn limit(slots: u64) -> u64 {
 impl Table {
     #[inline]
     pub fn first_slot(&self, hash: u64) -> u64 {
-        (hash & 0xffff_ffff) * self.slots >> 32
+        ((hash & 0xffff_ffff) * self.slots) >> 32
     }
 
     #[inline]

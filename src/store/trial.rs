@@ -7,7 +7,7 @@ use super::memory::{HAZARDS, Memory, Piece};
 use super::table::{Shard, ShardBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, MutexBlock, Peers, WaitBlock};
-use crate::sys::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::sys::atomic::Ordering::{self, Acquire, Relaxed};
 use crate::sys::atomic::{AtomicU64, fence};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +94,11 @@ impl Trial {
         trial
     }
 
+    /// Where its first blocks are.
+    pub fn first(&self) -> (u64, u64) {
+        (BEGIN, self.first_end)
+    }
+
     /// The shard in it.
     pub fn shard(&self) -> Shard<'_, Self> {
         Shard::new(self, &self.shard, &self.heap, (BEGIN, self.first_end))
@@ -133,10 +138,7 @@ impl Trial {
     }
 
     fn is_dead(&self) -> bool {
-        #[cfg(loom)]
-        return crate::sys::atomic::is_dead();
-        #[cfg(not(loom))]
-        *self.spent.lock().unwrap()
+        crate::sys::atomic::is_dead() || *self.spent.lock().unwrap()
     }
 
     /// What the recovery of a process does about a shard: its lock, its runs, its hazards.
@@ -144,6 +146,11 @@ impl Trial {
         self.shard().recover(&|dead| dead == lane);
         let mut linked = Vec::new();
         self.shard().for_each_run(&mut |name| linked.push(name));
+        self.recover_runs(lane, &linked);
+    }
+
+    /// The same about runs and hazards, for a store that names these.
+    pub fn recover_runs(&self, lane: Lane, linked: &[u64]) {
         for (k, page) in self.pages.lock().unwrap().iter_mut().enumerate() {
             if page.state == State::Owned(lane) {
                 let kept = linked.contains(&(page.generation << 32 | (k as u64 + 1)));
@@ -292,6 +299,6 @@ impl Memory for Trial {
     }
 
     fn heavy_fence(&self) {
-        fence(SeqCst);
+        fence(Ordering::SeqCst);
     }
 }

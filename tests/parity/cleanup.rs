@@ -210,7 +210,7 @@ fn a_program_with_a_forked_child_that_stays() {
     let queue = manager.queue::<u32>(4).unwrap();
     manager.publish("queue", &queue).unwrap();
     Process::spawn(|queue: Queue<u32>| queue.put(1).unwrap(), queue.clone()).unwrap().join().unwrap();
-    let stays = forked(|| pause());
+    let stays = forked(pause);
     manager.publish("stays", &stays.as_raw()).unwrap();
 }
 
@@ -268,7 +268,7 @@ fn a_program_that_forks_and_is_killed() {
     let manager = Manager::open(&name_for_program()).unwrap();
     let lock = manager.find::<Mutex<u32>>("lock").unwrap();
     std::mem::forget(lock.lock().unwrap());
-    let stays = forked(|| pause());
+    let stays = forked(pause);
     manager.publish("stays", &stays.as_raw()).unwrap();
     kill(Pid::this(), Signal::SIGKILL).unwrap();
 }

@@ -190,20 +190,20 @@ impl FooBar {
 fn common(manager: &Manager) {
     manager.publish("Foo", &FooBar::new(manager).unwrap()).unwrap();
     let worker = |manager: Manager| {
-        let foo = manager.find::<FooBar>("Foo").unwrap();
-        assert_eq!(foo.f(), "f()");
+        let found = manager.find::<FooBar>("Foo").unwrap();
+        assert_eq!(found.f(), "f()");
         // An error is one of the method's own types, not a text from elsewhere.
-        assert!(foo.g().unwrap_err().to_string().contains("invalid digit"));
+        assert!(found.g().unwrap_err().to_string().contains("invalid digit"));
         // An iterator that others share: each item is had once.
-        assert!((0..5).map(|k| k * k).eq(foo.squares.drain().take(5).map(Result::unwrap)));
+        assert!((0..5).map(|k| k * k).eq(found.squares.drain().take(5).map(Result::unwrap)));
         // What is not registered is not there, and what is has its type.
         assert_eq!(manager.find::<FooBar>("Bar").err().unwrap().kind(), ErrorKind::NotFound);
         assert_eq!(manager.find::<Queue<u64>>("Foo").err().unwrap().kind(), ErrorKind::TypeMismatch);
     };
     run_worker(worker, manager);
-    let foo = manager.find::<FooBar>("Foo").unwrap();
-    assert_eq!((foo.f(), *foo.calls.lock().unwrap()), ("f()", 2));
-    assert!((5..10).map(|k| k * k).eq(foo.squares.drain().map(Result::unwrap)));
+    let found = manager.find::<FooBar>("Foo").unwrap();
+    assert_eq!((found.f(), *found.calls.lock().unwrap()), ("f()", 2));
+    assert!((5..10).map(|k| k * k).eq(found.squares.drain().map(Result::unwrap)));
 }
 
 #[test]
@@ -309,8 +309,7 @@ fn what_an_initialiser_would_do_is_done_before_others_look() {
         let count = manager.find_or_publish("count", || manager.mutex(0u32)).unwrap();
         let once = manager.find_or_publish("once", || manager.once()).unwrap();
         once.call_once(|_| *count.lock().unwrap() += 1).unwrap();
-        let now = *count.lock().unwrap();
-        now
+        *count.lock().unwrap()
     };
     let children: Vec<_> = (0..4).map(|_| Process::spawn(open, name.clone()).unwrap()).collect();
     for child in children {

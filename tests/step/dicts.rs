@@ -179,7 +179,7 @@ pub fn runs() {
     assert_eq!(segment.stats().used_bytes, used, "a run was lost");
     let rich = Subject::new(&segment, 60, 700);
     let used = segment.stats().used_bytes;
-    let everything = |dict: &ByteDict| (0..60).for_each(|k| drop(dict.remove(&key(k)).unwrap()));
+    let everything = |dict: &ByteDict| (0..60).for_each(|k| _ = dict.remove(&key(k)).unwrap());
     // Not one change but many: each key is there or not.
     let (warm, some) = (&rich.warm, Cell::new(0));
     at_every_instruction(

@@ -3,5 +3,6 @@
 
 pub mod children;
 pub mod random;
+pub mod stopped;
 pub mod watchdog;
 pub use watchdog::watchdog;

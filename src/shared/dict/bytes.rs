@@ -14,7 +14,9 @@ use crate::shared::handle;
 use crate::sys::clock::Deadline;
 
 /// Keys and values, oldest first.
-pub type BytePairs = Vec<(Vec<u8>, Vec<u8>)>;
+pub type BytePairs = Vec<BytePair>;
+/// A key and its value.
+pub type BytePair = (Vec<u8>, Vec<u8>);
 
 /// A dictionary of byte strings. See [`Dict`](super::Dict) for what it promises.
 ///
@@ -223,7 +225,7 @@ impl ByteDict {
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
-    pub fn popitem(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn popitem(&self) -> Result<Option<BytePair>, Error> {
         let taken = self.core.take_last(self.deadline())?;
         Ok(taken.and_then(|items| items.iter().next().map(|(key, value, _)| (key.to_vec(), value.to_vec()))))
     }

@@ -82,7 +82,7 @@ impl Core {
 
     #[inline]
     pub(super) fn shard<'s>(&'s self, storage: &'s Storage<'s>, hash: u64) -> Shard<'s, Storage<'s>> {
-        let k = (hash >> 56) as usize * self.cells.len() >> 8;
+        let k = ((hash >> 56) as usize * self.cells.len()) >> 8;
         shard_in(storage, &self.cells[k], self.object.place(), k)
     }
 
@@ -186,15 +186,17 @@ impl Core {
         let storage = self.storage();
         let draft = Draft::new(&storage, lane, key, value, marked)?;
         let shard = self.shard(&storage, hash);
+        // Before the lock, so that what it carries is never given up under it, whatever fails.
+        let mut arrived = Arrived::default();
         let mut changing = self.lock(&shard, lane, deadline)?;
         let spot = changing.find(hash, key)?;
-        let mut change = Change::begin(spot.as_ref().map(|spot| &spot.entry), rule, &mut old)?;
+        let change = Change::begin(spot.as_ref().map(|spot| &spot.entry), rule, &mut old)?;
         if !change.done {
             return Ok(change);
         }
         match spot {
             Some(spot) => {
-                open_handles(&storage, &spot.entry, &mut change.arrived)?;
+                open_handles(&storage, &spot.entry, &mut arrived)?;
                 changing.replace(spot, draft)?;
             }
             None => {
@@ -202,9 +204,8 @@ impl Core {
                 changing.insert(hash, draft, number, &|key| self.hash(key))?;
             }
         }
-        // Before what it carried is given up.
         drop(changing);
-        Ok(change)
+        Ok(Change { _arrived: arrived, ..change })
     }
 
     /// Takes the entry of a key out if it is as `rule` says. The value that it had is appended to `old`.
@@ -218,15 +219,17 @@ impl Core {
         let (hash, lane) = (self.hash(key), self.lane()?);
         let storage = self.storage();
         let shard = self.shard(&storage, hash);
+        // Before the lock: as in `put`.
+        let mut arrived = Arrived::default();
         let mut changing = self.lock(&shard, lane, deadline)?;
         let Some(spot) = changing.find(hash, key)? else { return Ok(Change::default()) };
-        let mut change = Change::begin(Some(&spot.entry), rule, &mut old)?;
+        let change = Change::begin(Some(&spot.entry), rule, &mut old)?;
         if change.done {
-            open_handles(&storage, &spot.entry, &mut change.arrived)?;
+            open_handles(&storage, &spot.entry, &mut arrived)?;
             changing.remove(spot)?;
         }
         drop(changing);
-        Ok(change)
+        Ok(Change { _arrived: arrived, ..change })
     }
 }
 
@@ -239,7 +242,7 @@ pub(in crate::shared) struct Change {
     /// The entry that there was.
     pub old: Option<Seen>,
     /// What that carried is open until this is dropped, after decoding.
-    pub arrived: Arrived,
+    _arrived: Arrived,
 }
 
 impl Change {
@@ -263,7 +266,7 @@ impl Change {
             Rule::Version(version) => seen.version == version,
             Rule::Equal(value) => entry.has_value(value)?,
         };
-        Ok(Self { done, old: Some(seen), arrived: Arrived::default() })
+        Ok(Self { done, old: Some(seen), _arrived: Arrived::default() })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::mem::offset_of;
 
+use super::super::carried::{Handles, LOOKS, open_listed, split_handles};
 use crate::error::{Error, ErrorKind};
-use crate::segment::{Arrived, KINDS, Kind, Losses, ObjectId, Storage, View, page_of};
+use crate::segment::{Arrived, KINDS, Kind, Losses, Storage, View, page_of};
 use crate::store::{CellBlock, DictBlock, Entry, Shard};
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::Relaxed;
@@ -14,8 +15,6 @@ pub(super) const SHARDS: usize = 16;
 pub(super) const MAX_SHARDS: usize = 256;
 /// Where the shards are.
 pub(super) const CELLS_AT: usize = size_of::<DictBlock>();
-/// How often a shard is looked through for handles, as long as its table is replaced meanwhile.
-const LOOKS: u32 = 1 << 16;
 
 #[linkme::distributed_slice(KINDS)]
 pub(in crate::shared) static DICT: Kind = Kind {
@@ -122,49 +121,23 @@ fn look_through(
     Err(Error::new(ErrorKind::Stalled, "read dict", "it changes all the time"))
 }
 
-/// What a value with handles begins with: how many, and each.
-pub(super) fn handle_list(handles: &[(ObjectId, usize)]) -> Vec<u8> {
-    let mut bytes = (handles.len() as u64).to_ne_bytes().to_vec();
-    for (id, role) in handles {
-        bytes.extend_from_slice(&id.index.to_ne_bytes());
-        bytes.extend_from_slice(&id.generation.to_ne_bytes());
-        bytes.extend_from_slice(&(*role as u64).to_ne_bytes());
-    }
-    bytes
-}
-
-/// The handles that a marked value begins with, and the rest of it.
-pub(in crate::shared) fn split_handles(value: &[u8]) -> Result<(Vec<(ObjectId, usize)>, &[u8]), Error> {
-    let bad = || Error::corrupt("dict", "handles of a value", value.len(), "as many bytes as they have");
-    let number = |at: usize| value.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
-    let count = usize::try_from(number(0).ok_or_else(bad)?).map_err(|_| bad())?;
-    let end = count.checked_mul(16).and_then(|b| b.checked_add(8)).filter(|end| *end <= value.len()).ok_or_else(bad)?;
-    let handles = (8..end).step_by(16).filter_map(|at| {
-        let (id, role) = (number(at)?.to_ne_bytes(), number(at + 8)?);
-        let half = |k: usize| u32::from_ne_bytes(id[k..k + 4].try_into().expect("half of eight bytes"));
-        Some((ObjectId { index: half(0), generation: half(4) }, role.min(2) as usize))
-    });
-    Ok((handles.collect(), &value[end..]))
-}
-
 /// The handles of a marked entry's value.
-fn handles_of(entry: &Entry<'_, Storage<'_>>) -> Result<Vec<(ObjectId, usize)>, Error> {
+fn handles_of(entry: &Entry<'_, Storage<'_>>) -> Result<Handles, Error> {
     let mut value = Vec::new();
     entry.read_value(&mut value)?;
     Ok(split_handles(&value)?.0)
 }
 
-/// Opens what the value of an entry carries, before the entry is taken out: so nobody finds an object that neither an
-/// entry names nor anybody has open, and if the caller dies, it is given up with all that the caller had open.
+/// Opens what the value of an entry carries, before the entry is taken out.
 pub(super) fn open_handles(
     storage: &Storage<'_>,
     entry: &Entry<'_, Storage<'_>>,
     arrived: &mut Arrived,
 ) -> Result<(), Error> {
     if entry.is_marked() {
-        for (id, role) in handles_of(entry)? {
-            arrived.open(storage.segment(), id, role);
-        }
+        let mut value = Vec::new();
+        entry.read_value(&mut value)?;
+        open_listed(storage.segment(), &value, arrived)?;
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ mod check;
 mod core;
 mod error;
 mod kind;
+mod many;
 mod refs;
-mod repr;
 mod typed;
 mod views;
 mod watch;
@@ -19,7 +19,7 @@ mod whole;
 
 pub use atomic::Entry;
 pub use build::DictBuilder;
-pub use bytes::{ByteDict, BytePairs};
+pub use bytes::{ByteDict, BytePair, BytePairs};
 pub use error::{InsertError, SetError};
 pub use refs::ByteRef;
 pub use typed::Dict;
@@ -28,8 +28,5 @@ pub use watch::Watch;
 
 // What a set and a namespace are made of.
 pub(super) use self::core::{Change, Core, Rule};
-pub(super) use kind::{DICT, split_handles};
-pub(super) use repr::{Repr, short};
-pub(super) use typed::with_encoded;
-pub(super) use views::decode_value;
+pub(super) use kind::DICT;
 pub(super) use whole::Part;

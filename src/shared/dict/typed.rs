@@ -8,15 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::super::carried::{received, with_encoded};
 use super::build::DictBuilder;
 use super::core::{Core, Rule, Seen};
 use super::error::{InsertError, SetError};
-use super::kind::{DICT, handle_list, split_handles};
-use super::views::{Iter, decode_key, decode_value};
-use super::whole::Part;
+use super::kind::DICT;
+use super::views::Iter;
 use crate::codec;
 use crate::error::Error;
-use crate::segment::{Object, ObjectId, Segment, into_kept, type_hash};
+use crate::segment::{Object, ObjectId, Segment, type_hash};
 use crate::sys::clock::Deadline;
 
 /// A dictionary: any serde values under any serde keys, for all processes that have a handle.
@@ -85,8 +85,11 @@ use crate::sys::clock::Deadline;
 pub struct Dict<K, V> {
     pub(super) core: Arc<Core>,
     patience: Option<Duration>,
-    types: PhantomData<fn(K, V) -> (K, V)>,
+    types: PhantomData<Types<K, V>>,
 }
+
+/// Says to the compiler that a dictionary takes and gives these.
+type Types<K, V> = fn(K, V) -> (K, V);
 
 impl<K, V> Clone for Dict<K, V> {
     fn clone(&self) -> Self {
@@ -348,80 +351,6 @@ where
         taken.and_then(|items| Iter::new(items).next()).transpose()
     }
 
-    /// Takes everything out, shard by shard: what others put in meanwhile may stay.
-    ///
-    /// # Errors
-    /// [`Stalled`](crate::ErrorKind::Stalled), [`Corrupt`](crate::ErrorKind::Corrupt): then some may be out.
-    pub fn clear(&self) -> Result<(), Error> {
-        self.core.clear(self.deadline())
-    }
-
-    /// Sets all these, one after the other. Python: `d.update(pairs)`.
-    ///
-    /// # Errors
-    /// As [`set`](Self::set); those before are in.
-    pub fn extend(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Result<(), Error> {
-        pairs.into_iter().try_for_each(|(key, value)| self.set(&key, &value))
-    }
-
-    /// Sets all entries of another dictionary, one after the other. Python: `d.update(other)`, `d |= other`.
-    ///
-    /// # Errors
-    /// As [`set`](Self::set); those before are in.
-    #[doc(alias = "update")]
-    #[doc(alias = "__ior__")]
-    pub fn update_from(&self, other: &Self) -> Result<(), Error> {
-        let items = other.core.snapshot(other.deadline())?;
-        for (key, bytes, seen) in items.iter() {
-            // Handles have to be encoded anew: they may be of another segment.
-            let value: V = decode_value(bytes, seen.marked)?;
-            self.put(key, &value, Rule::Always)?;
-        }
-        Ok(())
-    }
-
-    /// A new dictionary in the same segment with the entries of this one, as one moment saw them. Python: `d.copy()`.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new) and [`snapshot`](Self::snapshot).
-    #[doc(alias = "clone")]
-    pub fn copy(&self) -> Result<Self, Error> {
-        let copy = Self::of(Core::create_beside(&self.core, type_hash::<(K, V)>())?);
-        copy.update_from(self)?;
-        Ok(copy)
-    }
-
-    /// A [`copy`](Self::copy) of this one, with the entries of the other on top. Python: `d | other`.
-    ///
-    /// # Errors
-    /// As [`copy`](Self::copy).
-    #[doc(alias = "__or__")]
-    pub fn merged(&self, other: &Self) -> Result<Self, Error> {
-        let merged = self.copy()?;
-        merged.update_from(other)?;
-        Ok(merged)
-    }
-
-    /// Takes out what `keep` does not want. Each entry is shown as it is; if it is replaced meanwhile, it is shown again.
-    /// `keep` runs outside of all locks.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get) and [`set`](Self::set); some may be out.
-    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) -> Result<(), Error> {
-        let items = self.core.items(Part::All, self.deadline())?;
-        for (bytes, value, seen) in items.iter() {
-            let key: K = decode_key(bytes)?;
-            let mut now = Some((decode_value(value, seen.marked)?, seen.version));
-            while let Some((value, version)) = now {
-                if keep(&key, &value) || self.core.take(bytes, Rule::Version(version), self.deadline(), None)?.done {
-                    break;
-                }
-                now = self.look_up(bytes)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Puts `value` in if `key` has none; whether it had none.
     pub(in crate::shared) fn put_new<Q: Serialize + ?Sized>(&self, key: &Q, value: &V) -> Result<bool, Error>
     where
@@ -450,21 +379,8 @@ where
     fn received<N>(
         read: impl FnOnce(&mut Vec<u8>) -> Result<Option<(Seen, N)>, Error>,
     ) -> Result<Option<(V, Seen, N)>, Error> {
-        let received = codec::received(|buffer| match read(buffer) {
-            Ok(Some((seen, news))) if seen.marked => {
-                let rest = split_handles(buffer).map(|(_, rest)| buffer.len() - rest.len());
-                rest.map(|at| drop(buffer.drain(..at))).map_err(Some)?;
-                Ok((seen, news))
-            }
-            Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(None),
-            Err(e) => Err(Some(e)),
-        });
-        match received {
-            Ok((value, (seen, news))) => Ok(Some((value, seen, news))),
-            Err(Ok(None)) => Ok(None),
-            Err(Ok(Some(e)) | Err(e)) => Err(e),
-        }
+        let found = received(|buffer| Ok(read(buffer)?.map(|(seen, news)| (seen.marked, (seen, news)))))?;
+        Ok(found.map(|(value, (seen, news))| (value, seen, news)))
     }
 
     /// Gives `f` the encoding of a value, and whether handles stand before it. It says whether the value is in now.
@@ -479,37 +395,6 @@ where
         }
         with_encoded(self.object(), |_| (), value, f)
     }
-}
-
-/// Gives `f` what `head` writes and the encoding of a value behind it, and whether handles stand before both. `f` says
-/// whether the value is in now.
-pub(in crate::shared) fn with_encoded<T: Serialize, R>(
-    object: &Object,
-    head: impl FnOnce(&mut Vec<u8>),
-    value: &T,
-    f: impl FnOnce(&[u8], bool) -> Result<(bool, R), Error>,
-) -> Result<R, Error> {
-    codec::with_scratch(|buffer| {
-        head(buffer);
-        let (encoded, passed) = into_kept(object.segment(), || codec::encode(value, buffer));
-        encoded?;
-        if passed.count() == 0 {
-            return f(buffer, false).map(|(_, r)| r);
-        }
-        let handles = passed.named(object.segment());
-        let done = if handles.is_empty() {
-            f(buffer, false)
-        } else {
-            let mut marked = handle_list(&handles);
-            marked.extend_from_slice(buffer);
-            f(&marked, true)
-        };
-        match done {
-            Ok((true, _)) => passed.sent_in(object),
-            _ => passed.withdraw(),
-        }
-        done.map(|(_, r)| r)
-    })
 }
 
 impl<K, V> Serialize for Dict<K, V> {

@@ -1,31 +1,20 @@
 //! What is in a dictionary, one after the other and as text.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::super::carried::decode_value;
+use super::super::repr::{Repr, as_text};
 use super::Dict;
-use super::kind::split_handles;
-use super::repr::Repr;
 use super::whole::{Items, Part};
-use crate::codec;
 use crate::error::Error;
 
 /// Decodes a key.
 pub(in crate::shared) fn decode_key<K: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<K, Error> {
     decode_value(bytes, false)
-}
-
-/// Decodes a value that stands behind its handles, if it has any.
-pub(in crate::shared) fn decode_value<V: DeserializeOwned + 'static>(bytes: &[u8], marked: bool) -> Result<V, Error> {
-    let bytes = if marked { split_handles(bytes)?.1 } else { bytes };
-    if codec::is_bytes::<V>() {
-        return Ok(codec::from_bytes(bytes.to_vec()).expect("a Vec<u8> is a V here"));
-    }
-    codec::decode(bytes)
 }
 
 /// The entries of a dictionary, oldest first, as [`Dict::iter`] read them. They are decoded one by one.
@@ -145,21 +134,6 @@ where
         let items = self.core.items(Part::All, self.deadline())?;
         items.iter().map(|(_, value, seen)| decode_value(value, seen.marked)).collect()
     }
-}
-
-/// Runs `f`, and says whether it runs inside of another call of this thread: a dictionary may contain itself.
-fn as_text(f: impl FnOnce(bool) -> fmt::Result) -> fmt::Result {
-    thread_local! {
-        static INSIDE: Cell<bool> = const { Cell::new(false) };
-    }
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            INSIDE.set(self.0);
-        }
-    }
-    let restore = Restore(INSIDE.replace(true));
-    f(restore.0)
 }
 
 /// As a `HashMap`'s, in the order of the entries. A dictionary that is a value of another one says how many it has.

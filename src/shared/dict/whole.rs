@@ -153,14 +153,16 @@ impl Core {
                 return Ok(items);
             }
         }
+        // Out here, so that what they carry is never given up under the locks, whatever fails.
+        let mut items = Items::default();
         self.lock_all(deadline, |storage, locked| {
-            let mut items = Items::default();
             for changing in locked {
                 changing.for_each(&mut |entry| items.add(storage, &entry, Part::All))?;
             }
-            items.sort();
-            Ok(items)
-        })
+            Ok(())
+        })?;
+        items.sort();
+        Ok(items)
     }
 
     /// Takes the entry out that was put in last: there is none newer at that moment.
@@ -182,30 +184,33 @@ impl Core {
                 }
                 continue;
             };
+            // Before the lock: as in `snapshot`.
+            let mut taken = Items::default();
             let mut changing = self.lock(&shard, lane, deadline)?;
             if let Some(spot) = changing.last()? {
                 if spot.entry.number() == number && self.header[0].next.load(Relaxed) == next {
-                    let mut taken = Items::default();
                     taken.add(&storage, &spot.entry, Part::All)?;
                     changing.remove(spot)?;
+                    drop(changing);
                     return Ok(Some(taken));
                 }
             }
         }
-        self.lock_all(deadline, |storage, locked| {
+        let mut taken = Items::default();
+        let found = self.lock_all(deadline, |storage, locked| {
             let mut newest: Option<(u64, usize)> = None;
             for (k, changing) in locked.iter().enumerate() {
                 if let Some(spot) = changing.last()? {
                     newest = newest.max(Some((spot.entry.number(), k)));
                 }
             }
-            let Some((_, k)) = newest else { return Ok(None) };
-            let Some(spot) = locked[k].last()? else { return Ok(None) };
-            let mut taken = Items::default();
+            let Some((_, k)) = newest else { return Ok(false) };
+            let Some(spot) = locked[k].last()? else { return Ok(false) };
             taken.add(storage, &spot.entry, Part::All)?;
             locked[k].remove(spot)?;
-            Ok(Some(taken))
-        })
+            Ok(true)
+        })?;
+        Ok(found.then_some(taken))
     }
 
     /// Takes everything out, shard by shard.

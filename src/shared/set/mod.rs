@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use algebra::Elements;
 
-use super::dict::{Dict, Repr};
+use super::dict::Dict;
+use super::repr::Repr;
 use crate::error::{Error, ErrorKind};
 use crate::segment::{ObjectId, Segment};
 

@@ -10,6 +10,7 @@
 //! | variant of an enum | what is in it; its name if there is nothing in it |
 //! | handle | `<object 7>`, with the number of its [`id`](crate::segment::ObjectId) |
 
+use std::cell::Cell;
 use std::fmt::{self, Display, Write};
 
 use serde::ser::{self, Serialize, Serializer};
@@ -17,7 +18,7 @@ use serde::ser::{self, Serialize, Serializer};
 use crate::segment::{TICKET, into_text};
 
 /// Displays a value as Python would print it.
-pub(in crate::shared) struct Repr<'a, T: ?Sized>(pub &'a T);
+pub(super) struct Repr<'a, T: ?Sized>(pub &'a T);
 
 impl<T: Serialize + ?Sized> Display for Repr<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,7 +28,7 @@ impl<T: Serialize + ?Sized> Display for Repr<'_, T> {
 }
 
 /// The text of a value, of at most so many characters; then it ends with `...`. What is longer is not looked at.
-pub(in crate::shared) fn short<T: Serialize + ?Sized>(value: &T, most: usize) -> String {
+pub(super) fn short<T: Serialize + ?Sized>(value: &T, most: usize) -> String {
     struct Cut {
         text: String,
         left: usize,
@@ -48,6 +49,21 @@ pub(in crate::shared) fn short<T: Serialize + ?Sized>(value: &T, most: usize) ->
         Ok(()) => {}
     }
     cut.text
+}
+
+/// Runs `f`, and says whether it runs inside of another call of this thread: a container may contain itself.
+pub(super) fn as_text(f: impl FnOnce(bool) -> fmt::Result) -> fmt::Result {
+    thread_local! {
+        static INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            INSIDE.set(self.0);
+        }
+    }
+    let restore = Restore(INSIDE.replace(true));
+    f(restore.0)
 }
 
 /// What a serialiser needs: an error of its own type.
