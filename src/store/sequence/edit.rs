@@ -93,7 +93,11 @@ impl<'s, 'a, M: Memory> Editing<'s, 'a, M> {
     /// `Corrupt`.
     #[inline]
     pub fn len(&self) -> Result<u64, Error> {
-        self.directory()?.map_or(Ok(0), |directory| Ok(directory.span()?.len()))
+        let Some(directory) = self.directory()? else { return Ok(0) };
+        let span = directory.span()?;
+        // Whoever goes by this number finds that many slots.
+        directory.slot(self.sequence.memory, (span.first() + span.len()).saturating_sub(1))?;
+        Ok(span.len())
     }
 
     /// How often it was changed; see [`Sequence::changes`].
@@ -292,7 +296,7 @@ impl<'s, 'a, M: Memory> Editing<'s, 'a, M> {
         self.begin();
         // The commit.
         directory.span.store(now.0, Release);
-        let mut out = Vec::with_capacity(count as usize);
+        let mut out = Vec::new();
         for k in from..from + count {
             let slot = directory.slot(self.sequence.memory, k)?;
             out.push(slot.load(Relaxed));

@@ -230,7 +230,7 @@ impl<'a, M: Memory> Editing<'_, 'a, M> {
     pub fn rearrange(&mut self, order: &[u32]) -> Result<(), Error> {
         let Some(directory) = self.directory()? else { return Ok(()) };
         let span = directory.span()?;
-        let mut words = vec![0; span.len() as usize];
+        let mut words = vec![0; self.len()? as usize];
         for (k, word) in (span.first()..).zip(&mut words) {
             *word = directory.slot(self.sequence.memory, k)?.load(Relaxed);
         }
