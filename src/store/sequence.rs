@@ -39,6 +39,9 @@
 mod check;
 mod edit;
 mod element;
+#[cfg(test)]
+#[path = "models/sequence.rs"]
+mod models;
 mod rebuild;
 #[cfg(test)]
 mod tests;
@@ -261,7 +264,8 @@ impl<'a, M: Memory> Sequence<'a, M> {
             if at == 0 {
                 return Ok(None);
             }
-            hazards[LOOKING].store(at, Relaxed);
+            // Release: what the one before was read for was read before.
+            hazards[LOOKING].store(at, Release);
             if !broken("sequence: look at the directory without a fence") {
                 self.light_fence();
             }
@@ -347,7 +351,8 @@ impl<'a, M: Memory> Sequence<'a, M> {
         if element::is_inline(word) {
             return true;
         }
-        hazards[READING].store(word, Relaxed);
+        // Release: the element that was named before has been read.
+        hazards[READING].store(word, Release);
         if !broken("sequence: read an element without a fence") {
             fence(Ordering::SeqCst);
         }
