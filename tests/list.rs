@@ -1,4 +1,5 @@
 //! Lists: what one process sees, and what several do.
+#![allow(clippy::reversed_empty_ranges, reason = "they are indices from either end")]
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

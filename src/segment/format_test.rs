@@ -166,19 +166,8 @@ fn lists_are_as_documented() {
     check("ListBlock", size_of::<ListBlock>(), PAGE, fields!(ListBlock { sequence, heap, first }));
     let fields = fields!(SequenceBlock { lock, wait, changes, marked, spare, root, reserved });
     check("SequenceBlock", size_of::<SequenceBlock>(), 128, fields);
-    let fields = fields!(HeapBlock {
-        runs,
-        filled,
-        used,
-        held,
-        retired_len,
-        untidy,
-        lists,
-        retired,
-        peak,
-        leaving,
-        spare,
-    });
+    let fields =
+        fields!(HeapBlock { runs, filled, used, held, retired_len, untidy, lists, retired, peak, leaving, spare });
     check("HeapBlock", size_of::<HeapBlock>(), 704, fields);
 }
 

@@ -359,7 +359,7 @@ impl<'a, M: Memory> Sequence<'a, M> {
         slot.load(Acquire) == word
     }
 
-    /// Gives `f` the elements of a range, which `range` tells of how many there are, and their indices. What it gives is the
+    /// Gives `f` the elements of a range, which `range` tells of how many there are. What it gives is the
     /// count of changes, if there was none meanwhile; else some may be missing, twice or from another moment.
     ///
     /// # Errors
@@ -368,7 +368,7 @@ impl<'a, M: Memory> Sequence<'a, M> {
         &self,
         lane: Lane,
         range: &dyn Fn(u64) -> Range<u64>,
-        f: &mut dyn FnMut(u64, &Element<'a, M>) -> Result<(), Error>,
+        f: &mut dyn FnMut(&Element<'a, M>) -> Result<(), Error>,
     ) -> Result<Option<u64>, Error> {
         let before = self.changes();
         let hazards = self.memory.hazards(lane);
@@ -382,7 +382,7 @@ impl<'a, M: Memory> Sequence<'a, M> {
                 if word == 0 || !self.name_element(hazards, slot, word) || self.root() != directory.at {
                     return Ok(None);
                 }
-                f(index, &Element::at(self.memory, word)?)?;
+                f(&Element::at(self.memory, word)?)?;
             }
         }
         Ok((before % 2 == 0 && self.is_at(before)).then_some(before))

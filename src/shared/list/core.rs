@@ -271,8 +271,8 @@ impl Core {
         let (lane, storage) = (self.lane()?, self.storage());
         for _ in 0..WALKS {
             let mut found = Elements::default();
-            let read = self
-                .with(|sequence| sequence.try_for_each(lane, range, &mut |_, element| found.add(&storage, element)))?;
+            let read =
+                self.with(|sequence| sequence.try_for_each(lane, range, &mut |element| found.add(&storage, element)))?;
             if let Some(changes) = read {
                 found.changes = changes;
                 return Ok(found);

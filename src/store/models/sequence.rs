@@ -226,7 +226,7 @@ fn left_by_the_dead() {
     for step in 0..200 {
         let alive = Arc::new(Flag::new(false));
         let seen = alive.clone();
-        model_with(2, move || {
+        model_with(3, move || {
             let list = Arc::new(List::new(0, &[1, 2]));
             let other = {
                 let (list, seen) = (list.clone(), seen.clone());
