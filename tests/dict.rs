@@ -105,6 +105,7 @@ fn pythons_names_do_what_they_do_there() {
     d.update_from(&other).unwrap();
     assert_eq!(d.items().unwrap(), [(text("0"), 0), (text("2"), 20), (text("4"), 4), (text("5"), 50)]);
     assert_eq!(copy.merged(&other).unwrap().items().unwrap(), d.items().unwrap());
+    assert_eq!((&copy | &other).unwrap().items().unwrap(), d.items().unwrap());
     assert_eq!(copy.len(), 3);
     d.clear().unwrap();
     assert!(d.is_empty() && d.items().unwrap().is_empty());

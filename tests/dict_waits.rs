@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use kinfolk::shared::WaitError;
 use kinfolk::{ByteDict, Dict, ErrorKind, Event, Process};
+use nix::sys::signal::Signal;
 use support::random::Random;
+use support::stopped::{signal, stop};
 use support::watchdog;
 
 /// Sets `a`, then `b` to the same number, for ever; they are in different shards for one of the keys at least.
@@ -165,22 +167,6 @@ fn a_watcher_survives_the_writers() {
     }
 }
 
-fn signal(pid: u32, signal: nix::sys::signal::Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
-}
-
-/// Stops the process, and waits until it has stopped.
-fn stop(pid: u32) {
-    signal(pid, nix::sys::signal::Signal::SIGSTOP);
-    let state = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(") ").next().unwrap().chars().next()
-    };
-    while state() != Some('T') {
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn the_patient_are_told_who_keeps_them_waiting() {
     let _guard = watchdog(Duration::from_secs(120));
@@ -226,7 +212,7 @@ fn the_patient_are_told_who_keeps_them_waiting() {
                 assert!(!hasty.contains_key(&3).unwrap() && !hasty.contains_key(&4).unwrap());
             }
         }
-        signal(child.pid(), nix::sys::signal::Signal::SIGCONT);
+        signal(child.pid(), Signal::SIGCONT);
         if stalled == 3 {
             break;
         }

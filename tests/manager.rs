@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use kinfolk::channel::Fd;
 use kinfolk::{
-    Barrier, BoundedSemaphore, Condvar, Connection, ErrorKind, Event, JoinableQueue, Lock, Manager, Mutex, Once,
-    Process, Queue, RLock, Receiver, RwLock, Segment, Semaphore,
+    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Connection, Dict, ErrorKind, Event, JoinableQueue, Lock,
+    Manager, Mutex, Namespace, Once, Process, Queue, RLock, RawArray, RawValue, Receiver, RwLock, Segment, Semaphore,
+    Set, Value,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,46 @@ fn everything_there_is_is_made_in_the_managers_segment_and_used_by_a_child() {
     assert_eq!((*locks.1.lock().unwrap(), *locks.3.read().unwrap()), (1, 1));
     assert!(rest.1.is_set() && rest.3.is_completed());
     assert_eq!((locks.4.value(), locks.5.value()), (1, 1));
+}
+
+#[test]
+fn data_is_made_in_the_managers_segment_and_changed_by_a_child() {
+    let _guard = guard();
+    type Plain = (Value<u32>, RawValue<u32>, [Array<u32>; 2], [RawArray<u32>; 2]);
+    type Containers = (Dict<String, Set<u8>>, ByteDict, Set<u8>, Namespace);
+    fn uses(((value, raw, arrays, raws), (dict, bytes, set, names)): (Plain, Containers)) {
+        value.update(|n| n + 1).unwrap();
+        raw.update(|n| n + 1).unwrap();
+        arrays.iter().for_each(|array| array.set(1, 7).unwrap());
+        raws.iter().for_each(|array| array.set(1, 7).unwrap());
+        dict.get("set").unwrap().unwrap().add(&2).unwrap();
+        bytes.set(b"k", b"v").unwrap();
+        set.add(&3).unwrap();
+        names.set("set", &set).unwrap();
+    }
+    let manager = Manager::with_size(SIZE).unwrap();
+    let plain: Plain = (
+        manager.value(1).unwrap(),
+        manager.raw_value(2).unwrap(),
+        [manager.array(2).unwrap(), manager.array_of(&[5, 6]).unwrap()],
+        [manager.raw_array(2).unwrap(), manager.raw_array_of(&[5, 6]).unwrap()],
+    );
+    let containers: Containers =
+        (manager.dict().unwrap(), manager.byte_dict().unwrap(), manager.set().unwrap(), manager.namespace().unwrap());
+    // Another one, which only its entry keeps.
+    containers.0.set("set", &manager.set().unwrap()).unwrap();
+    assert_eq!(manager.segment().stats().objects, 6 + 4 + 1);
+    Process::spawn(uses, (plain.clone(), containers.clone())).unwrap().join().unwrap();
+    assert_eq!((plain.0.get().unwrap(), plain.1.get().unwrap()), (2, 3));
+    let arrays = [plain.2[0].to_vec(), plain.2[1].to_vec(), plain.3[0].to_vec(), plain.3[1].to_vec()];
+    assert_eq!(arrays.map(Result::unwrap), [[0, 7], [5, 7], [0, 7], [5, 7]]);
+    let (dict, bytes, set, names) = &containers;
+    assert!(dict.get("set").unwrap().unwrap().contains(&2).unwrap());
+    assert_eq!(bytes.get(b"k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert!(set.contains(&3).unwrap() && names.get::<Set<u8>>("set").unwrap().unwrap().contains(&3).unwrap());
+    let segment = manager.segment().clone();
+    drop((plain, containers));
+    assert_eq!(segment.stats().objects, 0);
 }
 
 #[test]

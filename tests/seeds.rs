@@ -105,6 +105,21 @@ fn program_13_father_and_son_talk() {
     assert_eq!(run(&["13"]).lines, ["From Son:Hello Father", "From Father:Hi my son!"]);
 }
 
+/// The original is wrong in more than half of its runs. `KINFOLK_SUMS=1000` makes a thousand runs, in a minute.
+#[test]
+fn program_15_the_sum_is_right_every_time() {
+    let runs = std::env::var("KINFOLK_SUMS").map_or(20, |runs| runs.parse().expect("KINFOLK_SUMS: a number"));
+    for _ in 0..runs {
+        let lines = run(&["15"]).lines;
+        let mut sums: Vec<u64> = lines.iter().map(|line| line.parse().unwrap()).collect();
+        assert_eq!((sums.len(), sums.pop()), (11, sums.iter().max().copied()), "{lines:?}");
+        // Each added its own number, between 10 and 100, to what the one before had made of it.
+        sums.push(0);
+        sums.sort_unstable();
+        assert!(sums.windows(2).all(|pair| (10..=100).contains(&(pair[1] - pair[0]))), "{lines:?}");
+    }
+}
+
 #[test]
 fn program_14_all_children_append_to_one_list() {
     let lines = run(&["14"]).lines;
@@ -155,6 +170,19 @@ fn programs_21_and_22_a_mixed_list_arrives() {
 }
 
 #[test]
+fn program_23_a_dictionary_has_keys_of_many_types_and_a_list_grows() {
+    let list = |ones: usize| format!("[0, 1, 2, 3, 4{}]", ", 1".repeat(ones));
+    let lines = run(&["23"]).lines;
+    assert_eq!(lines.len(), 12, "{lines:?}");
+    // Each child prints after its own 1, and may see those of others.
+    for line in &lines[..10] {
+        assert!((1..=10).any(|ones| *line == list(ones)), "{lines:?}");
+    }
+    assert!(lines[..10].contains(&list(10)), "the last to append sees all: {lines:?}");
+    assert_eq!(lines[10..], ["{1: '1', '2': 2, 0.25: None}".to_owned(), list(10)]);
+}
+
+#[test]
 fn program_24_children_that_nobody_joins_finish_first() {
     assert_eq!(sorted(&run(&["24"]).lines), numbered(10, |i| format!("hello world {i}")));
 }
@@ -163,7 +191,7 @@ fn program_24_children_that_nobody_joins_finish_first() {
 fn all_programs_run_one_after_the_other() {
     let lines = run(&["--all"]).lines;
     let titles: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("=== ")?.split_once(':')).map(|(n, _)| n).collect();
-    assert_eq!(titles, ["1", "3", "12", "13", "14", "18", "20", "21", "22", "24"]);
+    assert_eq!(titles, ["1", "3", "12", "13", "14", "15", "18", "20", "21", "22", "23", "24"]);
     let hello = numbered(10, |i| format!("hello world {i}"));
     assert_eq!(sorted(&lines[lines.len() - 10..]), hello);
 }

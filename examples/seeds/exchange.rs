@@ -1,6 +1,9 @@
-//! Programs 12, 13 and 14, of `002_b121f0979f52a9f4.txt`: exchanging data through a queue, a pipe and a list.
+//! Programs 12 to 15, of `002_b121f0979f52a9f4.txt`: exchanging data through a queue and a pipe, in a list and a dictionary.
 
-use kinfolk::{Connection, List, Manager, Process, Queue, pipe};
+use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeInclusive;
+
+use kinfolk::{Connection, Dict, List, Manager, Process, Queue, pipe};
 
 use crate::Outcome;
 use crate::value::Value;
@@ -73,4 +76,50 @@ pub fn five_append_to_a_list() -> Outcome {
 
     println!("{d}");
     Ok(())
+}
+
+/// A random number, for which Rust has no function of its own.
+fn randint(range: RangeInclusive<u64>) -> u64 {
+    range.start() + RandomState::new().hash_one(()) % (range.end() - range.start() + 1)
+}
+
+/// Program 15. Ten processes send a number each, ten others add one each to a sum. The original's `add` gets the sum, waits
+/// for its number and puts both together back, over what others have put there meanwhile: its total is usually too small.
+/// `update` is one step, and `recv` stands before it, since `update` may call its function more than once.
+///
+/// The original also has a class of its own for processes, which hands its arguments on; a function is enough here.
+pub fn sum_in_a_dictionary() -> Outcome {
+    type Inter = Dict<String, u64>;
+
+    fn send((a, random_int): (Connection<u64, u64>, u64)) {
+        a.send(random_int).unwrap();
+    }
+
+    fn add((inter, b): (Inter, Connection<u64, u64>)) {
+        let number = b.recv().unwrap();
+        let sum = inter.update("int", |sum| Some(sum.unwrap_or(0) + number)).unwrap();
+        println!("{}", sum.unwrap_or(0));
+    }
+
+    let manager = Manager::new()?;
+    let (a, b) = pipe()?;
+    let inter: Inter = manager.dict()?;
+    inter.set("int", &0)?;
+
+    let mut sent = 0;
+    let mut p_list = vec![];
+    for _ in 0..10 {
+        let number = randint(10..=100);
+        sent += number;
+        p_list.push(Process::spawn(send, (a.clone(), number))?);
+        p_list.push(Process::spawn(add, (inter.clone(), b.clone()))?);
+    }
+
+    for p in p_list {
+        p.join()?;
+    }
+
+    let total = inter.get("int")?.unwrap_or(0);
+    println!("{total}");
+    if total == sent { Ok(()) } else { Err(format!("the sum is {total}, and {sent} was sent").into()) }
 }

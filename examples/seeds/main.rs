@@ -35,10 +35,12 @@ const PROGRAMS: &[Program] = &[
     Program { number: 12, shows: "everything out of a queue", main: exchange::all_of_a_queue },
     Program { number: 13, shows: "a pipe between father and son", main: exchange::father_and_son },
     Program { number: 14, shows: "a list that five children append to", main: exchange::five_append_to_a_list },
+    Program { number: 15, shows: "a sum in a dictionary", main: exchange::sum_in_a_dictionary },
     Program { number: 18, shows: "a queue to a child", main: threads_and_processes::message_to_a_child },
     Program { number: 20, shows: "who is whose parent", main: sharing::parents },
     Program { number: 21, shows: "a mixed list through a queue", main: sharing::mixed_list_through_a_queue },
     Program { number: 22, shows: "a mixed list through a pipe", main: sharing::mixed_list_through_a_pipe },
+    Program { number: 23, shows: "a dictionary and a list of a manager", main: sharing::dictionary_and_list },
     Program { number: 24, shows: "a lock around print", main: sharing::lock_around_print },
 ];
 

@@ -1,8 +1,9 @@
-//! Programs 20, 21, 22 and 24, of `004_bafb37afb4d383a5.txt`: who is whose parent, lists of mixed values, and a lock.
+//! Programs 20 to 24, of `004_bafb37afb4d383a5.txt`: who is whose parent, mixed values, a manager, and a lock.
 
 use std::os::unix::process::parent_id;
 
-use kinfolk::{Connection, Lock, Process, Queue, pipe};
+use kinfolk::{Connection, Dict, List, Lock, Manager, Process, Queue, pipe};
+use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::value::Value;
@@ -57,6 +58,41 @@ pub fn mixed_list_through_a_pipe() -> Outcome {
     let p = Process::spawn(f, child_conn)?;
     println!("{}", parent_conn.recv()?);
     p.join()?;
+    Ok(())
+}
+
+/// Program 23. Keys of several types are an enum, and are printed as what is in them. A float is told from others by its bits.
+pub fn dictionary_and_list() -> Outcome {
+    #[derive(Serialize, Deserialize)]
+    enum Key {
+        Int(i64),
+        Str(String),
+        Float(f64),
+    }
+
+    fn f((d, l): (Dict<Key, Value>, List<i64>)) {
+        d.set(&Key::Int(1), &"1".into()).unwrap();
+        d.set(&Key::Str("2".to_owned()), &2.into()).unwrap();
+        d.set(&Key::Float(0.25), &Value::None).unwrap();
+        l.append(1).unwrap();
+        println!("{l}");
+    }
+
+    let manager = Manager::new()?;
+    let d = manager.dict()?;
+
+    let l = List::new_in(manager.segment())?;
+    l.extend(0..5)?;
+    let mut p_list = vec![];
+    for _ in 0..10 {
+        p_list.push(Process::spawn(f, (d.clone(), l.clone()))?);
+    }
+    for res in p_list {
+        res.join()?;
+    }
+
+    println!("{d}");
+    println!("{l}");
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! A method for each kind of thing that a manager makes: the thing's own constructor, in the manager's segment.
 
-use bytemuck::{CheckedBitPattern, NoUninit};
+use bytemuck::{CheckedBitPattern, NoUninit, Zeroable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Manager;
 use crate::channel::{Connection, JoinableQueue, Queue, Receiver, Sender};
 use crate::error::Error;
-use crate::shared::{Barrier, BoundedSemaphore, Condvar, Event, Lock, Mutex, Once, RLock, RwLock, Semaphore};
+use crate::shared::{
+    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Dict, Event, Lock, Mutex, Namespace, Once, RLock, RawArray,
+    RawValue, RwLock, Semaphore, Set, Value,
+};
 
 /// Queues and pipes.
 impl Manager {
@@ -139,5 +142,100 @@ impl Manager {
     /// As [`Once::new`].
     pub fn once(&self) -> Result<Once, Error> {
         Once::new_in(&self.segment)
+    }
+}
+
+/// Plain data, in place.
+impl Manager {
+    /// Makes a value of plain bytes with a lock.
+    ///
+    /// # Errors
+    /// As [`Value::new`]. Python: `Value(typecode, value)`.
+    #[doc(alias = "ValueProxy")]
+    pub fn value<T: NoUninit + CheckedBitPattern>(&self, value: T) -> Result<Value<T>, Error> {
+        Value::new_in(&self.segment, value)
+    }
+
+    /// Makes a value of plain bytes without a lock.
+    ///
+    /// # Errors
+    /// As [`RawValue::new`].
+    pub fn raw_value<T: NoUninit + CheckedBitPattern>(&self, value: T) -> Result<RawValue<T>, Error> {
+        RawValue::new_in(&self.segment, value)
+    }
+
+    /// Makes an array of `len` zeros with a lock. Of other elements: [`array_of`](Self::array_of).
+    ///
+    /// # Errors
+    /// As [`Array::new`]. Python: `Array(typecode, len)`.
+    #[doc(alias = "ArrayProxy")]
+    pub fn array<T: NoUninit + CheckedBitPattern + Zeroable>(&self, len: usize) -> Result<Array<T>, Error> {
+        Array::new_in(&self.segment, len)
+    }
+
+    /// Makes an array of these elements with a lock.
+    ///
+    /// # Errors
+    /// As [`Array::from_slice`]. Python: `Array(typecode, sequence)`.
+    pub fn array_of<T: NoUninit + CheckedBitPattern>(&self, values: &[T]) -> Result<Array<T>, Error> {
+        Array::from_slice_in(&self.segment, values)
+    }
+
+    /// Makes an array of `len` zeros without a lock.
+    ///
+    /// # Errors
+    /// As [`RawArray::new`].
+    pub fn raw_array<T: NoUninit + CheckedBitPattern + Zeroable>(&self, len: usize) -> Result<RawArray<T>, Error> {
+        RawArray::new_in(&self.segment, len)
+    }
+
+    /// Makes an array of these elements without a lock.
+    ///
+    /// # Errors
+    /// As [`RawArray::from_slice`].
+    pub fn raw_array_of<T: NoUninit + CheckedBitPattern>(&self, values: &[T]) -> Result<RawArray<T>, Error> {
+        RawArray::from_slice_in(&self.segment, values)
+    }
+}
+
+/// Containers.
+impl Manager {
+    /// Makes an empty dictionary. With another number of shards: `Dict::builder().segment(manager.segment())`.
+    ///
+    /// # Errors
+    /// As [`Dict::new`]. Python: `dict()`; `dict(pairs)` is [`Dict::extend`] of it.
+    #[doc(alias = "DictProxy")]
+    pub fn dict<K, V>(&self) -> Result<Dict<K, V>, Error>
+    where
+        K: Serialize + DeserializeOwned + 'static,
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        Dict::new_in(&self.segment)
+    }
+
+    /// Makes an empty dictionary whose keys and values are bytes.
+    ///
+    /// # Errors
+    /// As [`ByteDict::new`].
+    pub fn byte_dict(&self) -> Result<ByteDict, Error> {
+        ByteDict::new_in(&self.segment)
+    }
+
+    /// Makes an empty set.
+    ///
+    /// # Errors
+    /// As [`Set::new`]. Python, from 3.14 on: `set()`; `set(iterable)` is [`Set::update`] of it.
+    #[doc(alias = "SetProxy")]
+    pub fn set<T: Serialize + DeserializeOwned + 'static>(&self) -> Result<Set<T>, Error> {
+        Set::new_in(&self.segment)
+    }
+
+    /// Makes a namespace without names.
+    ///
+    /// # Errors
+    /// As [`Namespace::new`]. Python: `Namespace()`.
+    #[doc(alias = "Namespace")]
+    pub fn namespace(&self) -> Result<Namespace, Error> {
+        Namespace::new_in(&self.segment)
     }
 }

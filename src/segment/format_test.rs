@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use super::layout::*;
 use crate::ring::RingBlock;
-use crate::store::{HeapBlock, ListBlock, SequenceBlock};
+use crate::store::{CellBlock, DictBlock, HeapBlock, ListBlock, SequenceBlock, ShardBlock};
 use crate::sync::{
     BarrierBlock, ElementsBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, TwinBlock, WaitBlock,
 };
@@ -166,6 +166,15 @@ fn lists_are_as_documented() {
     check("ListBlock", size_of::<ListBlock>(), PAGE, fields!(ListBlock { sequence, heap, first }));
     let fields = fields!(SequenceBlock { lock, wait, changes, marked, spare, root, reserved });
     check("SequenceBlock", size_of::<SequenceBlock>(), 128, fields);
+}
+
+#[test]
+fn dictionaries_are_as_documented() {
+    let fields = fields!(DictBlock { shards, seed, check, marked, spare, next, reserved });
+    check("DictBlock", size_of::<DictBlock>(), 128, fields);
+    check("CellBlock", size_of::<CellBlock>(), 1984, fields!(CellBlock { shard, heap, first }));
+    let fields = fields!(ShardBlock { lock, wait, changes, len, used, ordered, spare, table, reserved });
+    check("ShardBlock", size_of::<ShardBlock>(), 128, fields);
     let fields =
         fields!(HeapBlock { runs, filled, used, held, retired_len, untidy, lists, retired, peak, leaving, spare });
     check("HeapBlock", size_of::<HeapBlock>(), 704, fields);

@@ -154,16 +154,56 @@ impl Namespace {
     /// has changed.
     #[doc(alias = "__setattr__")]
     pub fn set<T: Serialize + DeserializeOwned + 'static>(&self, name: &str, value: &T) -> Result<(), Error> {
+        self.put(name, value, Rule::Always).map(drop)
+    }
+
+    /// Gives a name this value, if what it has is as `rule` says; whether it was.
+    fn put<T: Serialize + 'static>(&self, name: &str, value: &T, rule: Rule<'_>) -> Result<bool, Error> {
         let put = |bytes: &[u8], marked| {
-            self.core.put(name.as_bytes(), bytes, marked, Rule::Always, self.deadline(), None).map(|_| (true, ()))
+            let done = self.core.put(name.as_bytes(), bytes, marked, rule, self.deadline(), None)?.done;
+            Ok((done, done))
         };
         if let Some(own) = codec::as_bytes(value) {
             let mut bytes = Vec::new();
             write_head(value, &mut bytes);
             bytes.extend_from_slice(own);
-            return put(&bytes, false).map(|_| ());
+            return put(&bytes, false).map(|(done, _)| done);
         }
         with_encoded(self.object(), |to| write_head(value, to), value, put)
+    }
+
+    /// Makes the value of a name what `f` makes of it, in one step; `None` stands for no value. The value that it has then.
+    /// `f` runs again if somebody has changed the value meanwhile: see [`Dict::update`](super::Dict::update). Python's
+    /// `n.x += 1` is two steps, between which another process's `+= 1` is lost.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get) and [`set`](Self::set): then nothing has changed.
+    ///
+    /// ```
+    /// let n = kinfolk::Namespace::new()?;
+    /// n.update("x", |x| Some(x.unwrap_or(0u32) + 1))?;
+    /// assert_eq!(n.update("x", |x| x.map(|x: u32| x + 1))?, Some(2));
+    /// # Ok::<(), kinfolk::Error>(())
+    /// ```
+    pub fn update<T: Serialize + DeserializeOwned + 'static>(
+        &self,
+        name: &str,
+        mut f: impl FnMut(Option<T>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        loop {
+            let (old, version) = self.look_up(name)?.unzip();
+            let rule = version.map_or(Rule::Absent, Rule::Version);
+            let new = f(old);
+            let done = match (&new, version) {
+                (Some(new), _) => self.put(name, new, rule)?,
+                (None, Some(_)) => self.core.take(name.as_bytes(), rule, self.deadline(), None)?.done,
+                // There was none, and there is to be none.
+                (None, None) => true,
+            };
+            if done {
+                return Ok(new);
+            }
+        }
     }
 
     /// The value of a name, as the type that it has; `None` if the name has none. Never blocks. Python: `n.name`.
@@ -172,10 +212,16 @@ impl Namespace {
     /// [`TypeMismatch`](ErrorKind::TypeMismatch), which names both types; [`Codec`](ErrorKind::Codec).
     #[doc(alias = "__getattr__")]
     pub fn get<T: DeserializeOwned + 'static>(&self, name: &str) -> Result<Option<T>, Error> {
+        Ok(self.look_up(name)?.map(|(value, _)| value))
+    }
+
+    /// The value of a name, and the version of its entry.
+    fn look_up<T: DeserializeOwned + 'static>(&self, name: &str) -> Result<Option<(T, u64)>, Error> {
         codec::with_scratch(|buffer| {
+            // What the value carries is open until it is decoded.
             let Some((seen, _arrived)) = self.core.read(name.as_bytes(), buffer)? else { return Ok(None) };
             let bytes = if seen.marked { split_handles(buffer)?.1 } else { buffer };
-            Stored::parse(bytes)?.decode(name).map(Some)
+            Ok(Some((Stored::parse(bytes)?.decode(name)?, seen.version)))
         })
     }
 

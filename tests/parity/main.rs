@@ -10,6 +10,7 @@ mod barriers;
 mod cleanup;
 mod conditions;
 mod connections;
+mod dicts;
 mod events;
 mod heap;
 mod lists;

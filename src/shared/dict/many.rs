@@ -1,5 +1,7 @@
 //! Changes of many entries of a dictionary, one after the other, and dictionaries made of others.
 
+use std::ops::BitOr;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -59,7 +61,7 @@ where
         Ok(copy)
     }
 
-    /// A [`copy`](Self::copy) of this one, with the entries of the other on top. Python: `d | other`.
+    /// A [`copy`](Self::copy) of this one, with the entries of the other on top; also `&d | &other`. Python: `d | other`.
     ///
     /// # Errors
     /// As [`copy`](Self::copy).
@@ -88,5 +90,19 @@ where
             }
         }
         Ok(())
+    }
+}
+
+impl<K, V> BitOr for &Dict<K, V>
+where
+    K: Serialize + DeserializeOwned + 'static,
+    V: Serialize + DeserializeOwned + 'static,
+{
+    type Output = Result<Dict<K, V>, Error>;
+
+    /// As [`merged`](Dict::merged). What Python's `d |= other` does is [`update_from`](Dict::update_from): an operator that
+    /// assigns could not say that it failed.
+    fn bitor(self, other: Self) -> Self::Output {
+        self.merged(other)
     }
 }
