@@ -5,8 +5,10 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kinfolk::{Event, List, Process, Queue, Segment, Value};
+use kinfolk::{ErrorKind, Event, List, Process, Queue, Segment, Value};
+use nix::sys::signal::Signal;
 use support::random::Random;
+use support::stopped::{signal, stop};
 use support::watchdog;
 use support::watchdog::Watchdog;
 
@@ -182,4 +184,52 @@ fn what_a_dead_process_had_taken_out_is_given_up_and_the_rest_stays() {
     list.check().unwrap();
     drop((list, begun));
     assert_eq!(segment.stats().used_bytes, used, "{}", segment.inspect());
+}
+
+#[test]
+fn a_stopped_writer_holds_up_writers_for_their_patience_and_no_reader() {
+    let _guard = guard();
+    let (list, begun) = (List::<Vec<u8>>::from_slice(&all()).unwrap(), Event::new().unwrap());
+    fn write((list, begun): (List<Vec<u8>>, Event)) {
+        loop {
+            list.reverse().unwrap();
+            begun.set();
+        }
+    }
+    let child = Process::builder().name("slow").daemon(true).spawn(write, (list.clone(), begun.clone())).unwrap();
+    begun.wait();
+    let hasty = list.with_patience(Duration::from_millis(5));
+    let mut random = Random::new(3);
+    let mut stalled = 0;
+    while stalled < 5 {
+        random.moment();
+        stop(child.pid());
+        let refused = match hasty.push(vec![7]) {
+            Ok(()) => {
+                hasty.remove(&vec![7]).unwrap();
+                signal(child.pid(), Signal::SIGCONT);
+                continue;
+            }
+            Err(e) => e,
+        };
+        stalled += 1;
+        assert_eq!(refused.kind(), ErrorKind::Stalled);
+        assert!(refused.to_string().contains(&format!("slow (pid {})", child.pid())), "{refused}");
+        assert_eq!(refused.into_value(), [7], "what was given is lost");
+        assert_eq!(hasty.pop().unwrap_err().kind(), ErrorKind::Stalled);
+        assert_eq!(hasty.extend([vec![1]]).unwrap_err().kind(), ErrorKind::Stalled);
+        // Readers wait for nobody.
+        assert!(all().contains(&hasty.get(3).unwrap()) && list.len().unwrap() == 7);
+        signal(child.pid(), Signal::SIGCONT);
+        // Whoever has the patience goes on with it.
+        list.push(vec![8]).unwrap();
+        assert!(list.remove(&vec![8]).unwrap());
+    }
+    // And if it is killed where it stands, nobody waits any more.
+    stop(child.pid());
+    child.kill().unwrap();
+    list.push(vec![9]).unwrap();
+    assert!(list.remove(&vec![9]).unwrap());
+    assert!(is_whole(list.to_vec().unwrap()));
+    let _ = child.join();
 }
