@@ -1,4 +1,5 @@
 //! Lists: what one process sees, and what several do.
+#![allow(clippy::reversed_empty_ranges, reason = "they are indices from either end")]
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -412,6 +413,23 @@ fn what_is_no_value_or_finds_no_room_comes_back_and_changes_nothing() {
     assert!(again + 1 >= pushed * 9 / 10, "what was freed is not there: {again} of {pushed}");
     drop(list);
     assert_eq!(segment.stats().used_bytes, 0);
+}
+
+#[test]
+fn what_is_popped_is_given_back() {
+    const MANY: usize = 5000;
+    let segment = Segment::anonymous(16 << 20).unwrap();
+    let list = List::from_slice_in(&segment, &vec![vec![7u8; 300]; MANY]).unwrap();
+    let all = segment.stats().used_bytes;
+    assert!(all > 300 * MANY);
+    (0..MANY / 2).for_each(|_| drop(list.pop_at(0).unwrap()));
+    (10..MANY / 2).for_each(|_| drop(list.pop().unwrap()));
+    // The directory has as many slots as before, until it is empty.
+    let few = segment.stats().used_bytes;
+    assert!(few < all / 4, "{few} B of {all} B for {} elements", list.len().unwrap());
+    (0..10).for_each(|_| drop(list.pop().unwrap()));
+    list.check().unwrap();
+    assert_eq!(segment.stats().used_bytes, 8192, "an empty list keeps a page");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use super::layout::*;
 use crate::ring::RingBlock;
-use crate::store::{CellBlock, DictBlock, HeapBlock, ShardBlock};
+use crate::store::{CellBlock, DictBlock, HeapBlock, ListBlock, SequenceBlock, ShardBlock};
 use crate::sync::{
     BarrierBlock, ElementsBlock, EventBlock, MutexBlock, OnceBlock, RLockBlock, SemaphoreBlock, TwinBlock, WaitBlock,
 };
@@ -159,6 +159,13 @@ fn elements_are_as_documented() {
     let fields = fields!(ElementsBlock { lock, len, size, reserved, stripes });
     check("ElementsBlock", size_of::<ElementsBlock>(), 64, fields);
     assert_eq!(size_of::<TwinBlock>(), 8);
+}
+
+#[test]
+fn lists_are_as_documented() {
+    check("ListBlock", size_of::<ListBlock>(), PAGE, fields!(ListBlock { sequence, heap, first }));
+    let fields = fields!(SequenceBlock { lock, wait, changes, marked, spare, root, reserved });
+    check("SequenceBlock", size_of::<SequenceBlock>(), 128, fields);
 }
 
 #[test]

@@ -22,5 +22,7 @@ pub use change::Changing;
 pub use entry::{Draft, Entry};
 pub use heap::HeapBlock;
 pub use memory::{HAZARDS, Memory, Piece};
+#[cfg(test)]
+pub use sequence::SequenceBlock;
 pub use sequence::{Editing, Element, ElementDraft, Identity, ListBlock, MAX_ELEMENTS, Sequence};
 pub use table::{CellBlock, DictBlock, Shard, ShardBlock};

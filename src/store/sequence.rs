@@ -39,6 +39,9 @@
 mod check;
 mod edit;
 mod element;
+#[cfg(test)]
+#[path = "models/sequence.rs"]
+mod models;
 mod rebuild;
 #[cfg(test)]
 mod tests;
@@ -261,7 +264,8 @@ impl<'a, M: Memory> Sequence<'a, M> {
             if at == 0 {
                 return Ok(None);
             }
-            hazards[LOOKING].store(at, Relaxed);
+            // Release: what the one before was read for was read before.
+            hazards[LOOKING].store(at, Release);
             if !broken("sequence: look at the directory without a fence") {
                 self.light_fence();
             }
@@ -347,14 +351,15 @@ impl<'a, M: Memory> Sequence<'a, M> {
         if element::is_inline(word) {
             return true;
         }
-        hazards[READING].store(word, Relaxed);
+        // Release: the element that was named before has been read.
+        hazards[READING].store(word, Release);
         if !broken("sequence: read an element without a fence") {
             fence(Ordering::SeqCst);
         }
         slot.load(Acquire) == word
     }
 
-    /// Gives `f` the elements of a range, which `range` tells of how many there are, and their indices. What it gives is the
+    /// Gives `f` the elements of a range, which `range` tells of how many there are. What it gives is the
     /// count of changes, if there was none meanwhile; else some may be missing, twice or from another moment.
     ///
     /// # Errors
@@ -363,7 +368,7 @@ impl<'a, M: Memory> Sequence<'a, M> {
         &self,
         lane: Lane,
         range: &dyn Fn(u64) -> Range<u64>,
-        f: &mut dyn FnMut(u64, &Element<'a, M>) -> Result<(), Error>,
+        f: &mut dyn FnMut(&Element<'a, M>) -> Result<(), Error>,
     ) -> Result<Option<u64>, Error> {
         let before = self.changes();
         let hazards = self.memory.hazards(lane);
@@ -377,7 +382,7 @@ impl<'a, M: Memory> Sequence<'a, M> {
                 if word == 0 || !self.name_element(hazards, slot, word) || self.root() != directory.at {
                     return Ok(None);
                 }
-                f(index, &Element::at(self.memory, word)?)?;
+                f(&Element::at(self.memory, word)?)?;
             }
         }
         Ok((before % 2 == 0 && self.is_at(before)).then_some(before))

@@ -115,25 +115,16 @@ pub fn middle() {
 /// Directories that grow, in a block and in a run of their own; and a heap that takes a run.
 pub fn growth() {
     let segment = Segment::family().unwrap();
-    for len in [40, 3000] {
-        let mut full: Model = (0..len).map(|k| value(k, 3)).collect();
-        // As many as fill the directory of a list that was made at once: the next one grows it.
-        loop {
-            let list = ByteList::from_slice_in(&segment, &full).unwrap();
-            let before = list.check().unwrap();
-            list.push_bytes(&value(full.len(), 3)).unwrap();
-            if list.check().unwrap() != before {
-                break;
-            }
-            let room = (0..).take_while(|k| {
-                list.push_bytes(&value(*k, 3)).unwrap();
-                list.check().unwrap() == before
-            });
-            let room = room.count() + 1;
-            full.extend((0..room).map(|k| value(k, 3)));
-        }
-        let subject = Subject::new(&segment, full);
-        subject.kill("growth", &segment, &|list| list.push_bytes(&value(9, 3)).unwrap());
+    let more: Model = (0..9).map(|k| value(k, 3)).collect();
+    for len in [40, 2100] {
+        // A list that is made at once has room for eight more.
+        let subject = Subject::new(&segment, (0..len).map(|k| value(k, 3)).collect());
+        let size = || (subject.list.borrow().check().unwrap().0, segment.stats().used_bytes);
+        let before = size();
+        subject.list.borrow().extend(&more).unwrap();
+        assert!(size() > before, "it did not grow");
+        drop(subject.list.replace(ByteList::from_slice_in(&segment, &subject.before).unwrap()));
+        subject.kill("growth", &segment, &|list| list.extend(&more).unwrap());
     }
     let rich = Subject::new(&segment, (0..9).map(|k| value(k, 700)).collect());
     let long = value(9, 4000);
@@ -142,18 +133,19 @@ pub fn growth() {
 
 /// The recoverer of a process that died in a change, killed everywhere in the recovery and in the repair.
 pub fn recovery() {
+    const ELEMENTS: usize = 10;
     let segment = small();
-    let before: Model = (0..40).map(|k| value(k, 300)).collect();
+    let before: Model = (0..ELEMENTS).map(|k| value(k, 300)).collect();
     let subject = Subject::new(&segment, before);
     let warm = Mutex::new([0u64; 2]).unwrap();
     let dies = |steps: u32| {
         let operation = || {
             let list = subject.list.borrow();
-            for k in 0..40 {
+            for k in 0..ELEMENTS {
                 list.set_bytes(k, &value(k, 5000)).unwrap();
                 list.set_bytes(k, &value(k, 300)).unwrap();
-                list.insert(20, value(40, 300)).unwrap();
-                list.pop_at(20).unwrap();
+                list.insert(5, value(40, 300)).unwrap();
+                list.pop_at(5).unwrap();
             }
         };
         assert_eq!(kill_after(steps, &|| warm_up(&subject.warm), &operation), Victim::Killed);
@@ -166,17 +158,20 @@ pub fn recovery() {
     };
     let operation = || {
         segment.sweep();
-        subject.list.borrow().check().unwrap();
+        subject.list.borrow().push_bytes(b"x").unwrap();
     };
     at_every_instruction("recovery of a list", &prepare, &operation, &mut |k, _| {
         segment.sweep();
         let list = subject.list.borrow();
-        let found = list.to_vec().unwrap();
-        if found.len() == 41 {
-            assert!(list.pop_at(20).unwrap() == value(40, 300), "step {k}: another one was inserted");
+        if list.last().unwrap() == b"x" {
+            list.pop().unwrap();
         }
-        assert_eq!(list.len().unwrap(), 40, "step {k}");
-        for j in 0..40 {
+        let found = list.to_vec().unwrap();
+        if found.len() == ELEMENTS + 1 {
+            assert!(list.pop_at(5).unwrap() == value(40, 300), "step {k}: another one was inserted");
+        }
+        assert_eq!(list.len().unwrap(), ELEMENTS, "step {k}");
+        for j in 0..ELEMENTS {
             let found = list.get(j).unwrap();
             assert!(found == value(j, 300) || found == value(j, 5000), "step {k}: element {j}");
             list.set_bytes(j, &value(j, 300)).unwrap();

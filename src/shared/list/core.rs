@@ -77,7 +77,13 @@ fn look_through(
         let whole = match lane {
             Some(lane) => sequence.try_for_all(lane, f)?,
             // Nothing stays in place for who has no lane: only what did not change meanwhile is true.
-            None => sequence.for_each_unnamed(f).is_ok() && before % 2 == 0 && sequence.is_at(before),
+            None => {
+                let looked = sequence.for_each_unnamed(f);
+                if before % 2 == 0 && sequence.is_at(before) {
+                    return looked;
+                }
+                false
+            }
         };
         if whole {
             return Ok(());
@@ -265,8 +271,8 @@ impl Core {
         let (lane, storage) = (self.lane()?, self.storage());
         for _ in 0..WALKS {
             let mut found = Elements::default();
-            let read = self
-                .with(|sequence| sequence.try_for_each(lane, range, &mut |_, element| found.add(&storage, element)))?;
+            let read =
+                self.with(|sequence| sequence.try_for_each(lane, range, &mut |element| found.add(&storage, element)))?;
             if let Some(changes) = read {
                 found.changes = changes;
                 return Ok(found);

@@ -34,7 +34,8 @@ pub use place::ListIndex;
 /// A list that any number of processes and threads read and change: Python's, under Python's names and Rust's.
 ///
 /// Each call is one change, whole: others see the list as it was before or as it is after, also of [`sort`](Self::sort) or
-/// [`extend`](Self::extend). Reading takes no lock and waits for nobody. Changes are made one after the other, in
+/// [`extend`](Self::extend). Reading one element takes no lock and waits for nobody. Several, or all, are read until nothing
+/// has changed meanwhile; after four tries in vain the list is locked for it. Changes are made one after the other, in
 /// microseconds each; functions of yours (a comparison, [`update`](Self::update)'s) run while others go on, and run again
 /// if what they saw has changed meanwhile.
 ///

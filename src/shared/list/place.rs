@@ -68,6 +68,7 @@ pub(super) fn part(range: &impl RangeBounds<isize>, len: u64) -> Range<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::reversed_empty_ranges, reason = "they are indices from either end")]
 mod tests {
     use super::sealed::Signed;
     use super::*;

@@ -111,6 +111,7 @@ impl<T: Serialize + DeserializeOwned + 'static> List<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::reversed_empty_ranges, reason = "they are indices from either end")]
 mod tests {
     use super::*;
 

@@ -28,6 +28,8 @@ impl<T: Serialize + DeserializeOwned + 'static> List<T> {
 
     /// The values of a range, as one moment had them; what of it is beyond the ends is not there. Python: `list[a:b]`.
     ///
+    /// Clippy takes a literal `1..-1` for an empty range (`reversed_empty_ranges`), which it is not here.
+    ///
     /// # Errors
     /// As [`to_vec`](Self::to_vec).
     pub fn slice(&self, range: impl RangeBounds<isize>) -> Result<Vec<T>, Error> {

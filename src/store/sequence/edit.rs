@@ -9,6 +9,9 @@ use crate::sync::{Lane, Locked};
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 use crate::sys::atomic::broken;
 
+/// An empty directory with more slots is given back.
+const MOST_IDLE_SLOTS: u64 = 1024;
+
 /// A sequence whose lock is held; it is given back on drop.
 pub struct Editing<'s, 'a, M: Memory> {
     pub(super) sequence: &'s Sequence<'a, M>,
@@ -93,7 +96,11 @@ impl<'s, 'a, M: Memory> Editing<'s, 'a, M> {
     /// `Corrupt`.
     #[inline]
     pub fn len(&self) -> Result<u64, Error> {
-        self.directory()?.map_or(Ok(0), |directory| Ok(directory.span()?.len()))
+        let Some(directory) = self.directory()? else { return Ok(0) };
+        let span = directory.span()?;
+        // Whoever goes by this number finds that many slots.
+        directory.slot(self.sequence.memory, (span.first() + span.len()).saturating_sub(1))?;
+        Ok(span.len())
     }
 
     /// How often it was changed; see [`Sequence::changes`].
@@ -263,7 +270,17 @@ impl<'s, 'a, M: Memory> Editing<'s, 'a, M> {
         self.empty(slot);
         self.end();
         self.retire(old)?;
+        self.tidy(&directory, span.len() - 1)?;
         Ok(true)
+    }
+
+    /// Gives back what a list that has become short does not need: runs of its heap; the directory, if nothing is left in it.
+    #[inline]
+    fn tidy(&mut self, directory: &Directory<'_>, left: u64) -> Result<(), Error> {
+        if left == 0 && directory.slots > MOST_IDLE_SLOTS {
+            return self.clear();
+        }
+        self.sequence.heap.tidy(&mut || self.named(&[]))
     }
 
     #[inline]
@@ -292,14 +309,15 @@ impl<'s, 'a, M: Memory> Editing<'s, 'a, M> {
         self.begin();
         // The commit.
         directory.span.store(now.0, Release);
-        let mut out = Vec::with_capacity(count as usize);
+        let mut out = Vec::new();
         for k in from..from + count {
             let slot = directory.slot(self.sequence.memory, k)?;
             out.push(slot.load(Relaxed));
             self.empty(slot);
         }
         self.end();
-        self.retire_all(&out)
+        self.retire_all(&out)?;
+        self.tidy(&directory, left)
     }
 
     /// Puts elements in front of all others or behind them, all at once.

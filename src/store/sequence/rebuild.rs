@@ -5,10 +5,11 @@ use super::super::memory::Memory;
 use super::element::ElementDraft;
 use super::{Directory, Editing, MAX_ELEMENTS, SLOTS_AT, Sequence, Span};
 use crate::error::{Error, ErrorKind};
+use crate::sys::atomic::MODELLED;
 use crate::sys::atomic::Ordering::{Relaxed, Release};
 
 /// Slots of a new directory, at least.
-const LEAST_SLOTS: u64 = 8;
+const LEAST_SLOTS: u64 = if MODELLED { 2 } else { 8 };
 
 impl<'a, M: Memory> Editing<'_, 'a, M> {
     /// A directory with room for so many elements more in front and behind.
@@ -230,7 +231,7 @@ impl<'a, M: Memory> Editing<'_, 'a, M> {
     pub fn rearrange(&mut self, order: &[u32]) -> Result<(), Error> {
         let Some(directory) = self.directory()? else { return Ok(()) };
         let span = directory.span()?;
-        let mut words = vec![0; span.len() as usize];
+        let mut words = vec![0; self.len()? as usize];
         for (k, word) in (span.first()..).zip(&mut words) {
             *word = directory.slot(self.sequence.memory, k)?.load(Relaxed);
         }
