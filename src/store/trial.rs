@@ -7,8 +7,8 @@ use super::memory::{HAZARDS, Memory, Piece};
 use super::table::{Shard, ShardBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, MutexBlock, Peers, WaitBlock};
-use crate::sys::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use crate::sys::atomic::{AtomicU64, fence};
+use crate::sys::atomic::Ordering::{self, Acquire, Relaxed};
+use crate::sys::atomic::{AtomicU64, fence, is_dead, kill_point};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -132,11 +132,14 @@ impl Trial {
         }
     }
 
+    /// A run changes hands here: somebody may die before.
+    fn pass(&self) {
+        self.burn();
+        kill_point();
+    }
+
     fn is_dead(&self) -> bool {
-        #[cfg(loom)]
-        return crate::sys::atomic::is_dead();
-        #[cfg(not(loom))]
-        *self.spent.lock().unwrap()
+        is_dead() || *self.spent.lock().unwrap()
     }
 
     /// What the recovery of a process does about a shard: its lock, its runs, its hazards.
@@ -227,7 +230,7 @@ impl Memory for Trial {
     }
 
     fn take_run(&self, lane: Lane, bytes: u64) -> Result<Piece, Error> {
-        self.burn();
+        self.pass();
         let mut all = self.pages.lock().unwrap();
         let wanted = bytes.div_ceil(self.page_bytes).max(1) as usize;
         let (mut start, mut k) = (0, 0);
@@ -261,7 +264,7 @@ impl Memory for Trial {
     }
 
     fn keep_run(&self, name: u64) {
-        self.burn();
+        self.pass();
         if self.find_run(name).is_some() && !self.is_dead() {
             self.pages.lock().unwrap()[(name & 0xffff_ffff) as usize - 1].state = State::Live;
         }
@@ -269,7 +272,7 @@ impl Memory for Trial {
 
     fn give_run(&self, name: u64) {
         if !self.is_dead() {
-            self.burn();
+            self.pass();
         }
         if self.find_run(name).is_some() && !self.is_dead() {
             self.pages.lock().unwrap()[(name & 0xffff_ffff) as usize - 1].state = State::Free;
@@ -292,6 +295,6 @@ impl Memory for Trial {
     }
 
     fn heavy_fence(&self) {
-        fence(SeqCst);
+        fence(Ordering::SeqCst);
     }
 }

@@ -23,6 +23,16 @@ pub const fn broken(_step: &str) -> bool {
     false
 }
 
+/// A place to die, in models.
+#[cfg(all(test, not(loom)))]
+pub const fn kill_point() {}
+
+/// Whether a model's thread is dead. Nobody is, outside models.
+#[cfg(all(test, not(loom)))]
+pub const fn is_dead() -> bool {
+    false
+}
+
 /// Orders a read-modify-write before the loads that follow it (the store-load order of Dekker's algorithm).
 ///
 /// A locked instruction is a full barrier on x86-64, so there it only stops the compiler.
