@@ -8,7 +8,7 @@ use super::table::{Shard, ShardBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, MutexBlock, Peers, WaitBlock};
 use crate::sys::atomic::Ordering::{self, Acquire, Relaxed};
-use crate::sys::atomic::{AtomicU64, fence, is_dead, kill_point};
+use crate::sys::atomic::{AtomicU64, fence};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -135,11 +135,11 @@ impl Trial {
     /// A run changes hands here: somebody may die before.
     fn pass(&self) {
         self.burn();
-        kill_point();
+        crate::sys::atomic::kill_point();
     }
 
     fn is_dead(&self) -> bool {
-        is_dead() || *self.spent.lock().unwrap()
+        crate::sys::atomic::is_dead() || *self.spent.lock().unwrap()
     }
 
     /// What the recovery of a process does about a shard: its lock, its runs, its hazards.

@@ -23,11 +23,7 @@ pub const fn broken(_step: &str) -> bool {
     false
 }
 
-/// A place to die, in models.
-#[cfg(all(test, not(loom)))]
-pub const fn kill_point() {}
-
-/// Whether a model's thread is dead. Nobody is, outside models.
+/// Whether the modelled thread is dead. Outside of models it never is.
 #[cfg(all(test, not(loom)))]
 pub const fn is_dead() -> bool {
     false
@@ -63,6 +59,10 @@ pub fn spin_loop() {
     #[cfg(all(test, loom))]
     loom::thread::yield_now();
 }
+
+/// Dies here in a model, if its budget is spent. Outside of models nobody does.
+#[cfg(all(test, not(loom)))]
+pub const fn kill_point() {}
 
 #[cfg(all(test, loom))]
 mod modelled {

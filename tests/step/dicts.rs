@@ -182,7 +182,7 @@ pub fn runs() {
     subject.kill("heap", &segment, &with(&before, 3, Some(value(4, 1400))), 12, &longer, &begin_anew(&segment));
     assert_eq!(segment.stats().used_bytes, used, "a run was lost");
     let rich = Subject::new(&segment, 1, 12, 700);
-    let everything = |dict: &ByteDict| (0..12).for_each(|k| assert!(dict.remove(&key(k)).unwrap()));
+    let everything = |dict: &ByteDict| (0..12).for_each(|k| _ = dict.remove(&key(k)).unwrap());
     // Not one change but many: each key is there or not.
     let (warm, some) = (&rich.warm, Cell::new(0));
     within_steps(
