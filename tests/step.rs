@@ -80,6 +80,11 @@ const STEPS: u64 = if cfg!(debug_assertions) { 150_000 } else { 600_000 };
 
 /// Kills at the instructions of `operation`; `check` looks at what the survivors find, given the victim's fate.
 fn at_every_instruction(name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), check: &mut dyn FnMut(u32, Victim)) {
+    within_steps(STEPS, name, prepare, operation, check);
+}
+
+/// The same with so many single steps in all.
+fn within_steps(most: u64, name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), check: &mut dyn FnMut(u32, Victim)) {
     let segment = Segment::family().unwrap();
     let mut kill_at = |k: u32| {
         let victim = kill_after(k, prepare, operation);
@@ -94,7 +99,7 @@ fn at_every_instruction(name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), ch
     assert!(whole <= MOST_STEPS, "{name}: no end after {MOST_STEPS} instructions");
     let all = u64::from(whole) * u64::from(whole) / 2;
     let every = std::env::var_os("KINFOLK_EVERY_STEP").is_some();
-    let stride = if every { 1 } else { all.div_ceil(STEPS) as u32 };
+    let stride = if every { 1 } else { all.div_ceil(most) as u32 };
     let mut kills = 0;
     for k in (std::process::id() % stride..).step_by(stride as usize) {
         kills += 1;

@@ -244,7 +244,8 @@ impl<'a, M: Memory> Shard<'a, M> {
             if at == 0 {
                 return Ok(None);
             }
-            hazards[LOOKING].store(at, Relaxed);
+            // Release: what the table before was read for was read before.
+            hazards[LOOKING].store(at, Release);
             if !broken("table: look at the table without a fence") {
                 self.light_fence();
             }
@@ -273,7 +274,8 @@ impl<'a, M: Memory> Shard<'a, M> {
         slot: &AtomicU64,
         word: u64,
     ) -> Result<Option<Entry<'a, M>>, Error> {
-        hazards[READING].store(place_of(word), Relaxed);
+        // Release: the entry that was named before has been read; whoever sees this name may reuse that one.
+        hazards[READING].store(place_of(word), Release);
         if !broken("table: read an entry without a fence") {
             fence(Ordering::SeqCst);
         }

@@ -218,6 +218,48 @@ fn a_large_heap_is_whole_after_a_death_while_it_is_cut_anew() {
     }
 }
 
+/// A table whose slots have a run of their own is made of one that has its own too.
+#[test]
+fn a_table_in_a_run_is_whole_after_a_death_while_it_grows() {
+    let insert = |trial: &Trial, k: u64| {
+        let (key, shard) = (k.to_le_bytes(), trial.shard());
+        let draft = Draft::new(trial, VICTIM, &key, &[7; 8], false).unwrap();
+        // Whoever is dead drops nothing.
+        let mut changing = ManuallyDrop::new(shard.lock(VICTIM, Deadline::NEVER).unwrap().expect("a free lock"));
+        changing.insert(hash_of(&key), draft, k, &hash_of).unwrap();
+        drop(ManuallyDrop::into_inner(changing));
+    };
+    let has = |trial: &Trial, k: u64| {
+        let key = k.to_le_bytes();
+        trial.shard().get(SURVIVOR, hash_of(&key), &key, |entry| entry.has_value(&[7; 8])).unwrap()
+    };
+    let filled = |entries: u64| {
+        let trial = Trial::new(2, 1216, 8192, 60);
+        (0..entries).for_each(|k| insert(&trial, k));
+        trial
+    };
+    // The first growth of a table that is a run already.
+    let (mut runs, mut entries) = (0, 1000);
+    let trial = filled(entries);
+    let words = loop {
+        trial.kill_after(u32::MAX, || insert(&trial, entries)).map_err(|_| ()).unwrap();
+        runs += u32::from(trial.asked() > 5000);
+        if runs == 2 {
+            break trial.asked();
+        }
+        entries += 1;
+    };
+    // Anywhere, and everywhere in the end, when the new table takes the place of the old one.
+    for words in (0..words).step_by(1103).chain(words - 40..words) {
+        let trial = filled(entries);
+        assert!(trial.kill_after(words, || insert(&trial, entries)).is_err());
+        trial.recover(VICTIM);
+        (0..entries).for_each(|k| assert_eq!(has(&trial, k), Some(true)));
+        assert!(has(&trial, entries).is_none_or(|is_whole| is_whole));
+        count(&trial, true);
+    }
+}
+
 fn hash_of(key: &[u8]) -> u64 {
     u64::from_le_bytes(key.try_into().unwrap()).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -137,6 +137,12 @@ impl Trial {
         }
     }
 
+    /// A run changes hands here: somebody may die before.
+    fn pass(&self) {
+        self.burn();
+        crate::sys::atomic::kill_point();
+    }
+
     fn is_dead(&self) -> bool {
         crate::sys::atomic::is_dead() || *self.spent.lock().unwrap()
     }
@@ -234,7 +240,7 @@ impl Memory for Trial {
     }
 
     fn take_run(&self, lane: Lane, bytes: u64) -> Result<Piece, Error> {
-        self.burn();
+        self.pass();
         let mut all = self.pages.lock().unwrap();
         let wanted = bytes.div_ceil(self.page_bytes).max(1) as usize;
         let (mut start, mut k) = (0, 0);
@@ -268,7 +274,7 @@ impl Memory for Trial {
     }
 
     fn keep_run(&self, name: u64) {
-        self.burn();
+        self.pass();
         if self.find_run(name).is_some() && !self.is_dead() {
             self.pages.lock().unwrap()[(name & 0xffff_ffff) as usize - 1].state = State::Live;
         }
@@ -276,7 +282,7 @@ impl Memory for Trial {
 
     fn give_run(&self, name: u64) {
         if !self.is_dead() {
-            self.burn();
+            self.pass();
         }
         if self.find_run(name).is_some() && !self.is_dead() {
             self.pages.lock().unwrap()[(name & 0xffff_ffff) as usize - 1].state = State::Free;

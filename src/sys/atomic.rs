@@ -60,6 +60,10 @@ pub fn spin_loop() {
     loom::thread::yield_now();
 }
 
+/// Dies here in a model, if its budget is spent. Outside of models nobody does.
+#[cfg(all(test, not(loom)))]
+pub const fn kill_point() {}
+
 #[cfg(all(test, loom))]
 mod modelled {
     use core::cell::Cell;

@@ -15,7 +15,13 @@ struct Subject {
     /// What the dictionary has before each operation.
     before: Model,
     warm: ByteDict,
+    shards: usize,
+    /// Bytes in use with nothing in the dictionary.
+    empty: usize,
 }
+
+/// Single steps for one of several operations of a test.
+const SHARE: u64 = STEPS / 3;
 
 fn key(k: u32) -> Vec<u8> {
     k.to_le_bytes().to_vec()
@@ -30,13 +36,11 @@ fn content(dict: &ByteDict, keys: &mut dyn Iterator<Item = u32>) -> Model {
 }
 
 impl Subject {
-    fn new(segment: &Segment, entries: u32, len: usize) -> Self {
+    fn new(segment: &Segment, shards: usize, entries: u32, len: usize) -> Self {
         let before = (0..entries).map(|k| (key(k), value(k, len))).collect();
-        let subject = Self {
-            dict: RefCell::new(ByteDict::new_in(segment).unwrap()),
-            before,
-            warm: ByteDict::new_in(segment).unwrap(),
-        };
+        let warm = ByteDict::new_in(segment).unwrap();
+        let dict = RefCell::new(ByteDict::with_shards(segment, shards).unwrap());
+        let subject = Self { dict, before, warm, shards, empty: segment.stats().used_bytes };
         subject.fill();
         subject
     }
@@ -61,7 +65,7 @@ impl Subject {
             self.warm.get(b"warm").unwrap();
         };
         // The victim's registration, for which the segment may grow its tables, is not what is counted.
-        at_every_instruction(name, &prepare, &|| operation(&self.dict.borrow()), &mut |k, victim| {
+        within_steps(SHARE, name, &prepare, &|| operation(&self.dict.borrow()), &mut |k, victim| {
             let dict = self.dict.borrow();
             if k % 7 == 0 {
                 // The first who changes something finds the death by himself.
@@ -117,9 +121,8 @@ fn put_back(k: u32) -> impl Fn(&Subject) {
 /// The same in a new dictionary, so that its tables are as they were.
 fn begin_anew(segment: &Segment) -> impl Fn(&Subject) {
     move |subject: &Subject| {
-        let used = segment.stats().used_bytes;
-        drop(subject.dict.replace(ByteDict::new_in(segment).unwrap()));
-        assert!(segment.stats().used_bytes <= used, "a run was lost");
+        drop(subject.dict.replace(ByteDict::with_shards(segment, subject.shards).unwrap()));
+        assert_eq!(segment.stats().used_bytes, subject.empty, "a run was lost");
         subject.fill();
     }
 }
@@ -131,7 +134,7 @@ fn small() -> Segment {
 /// Entries: put in, replaced, taken out.
 pub fn entries() {
     let segment = Segment::family().unwrap();
-    let subject = Subject::new(&segment, 8, 20);
+    let subject = Subject::new(&segment, 16, 8, 20);
     let before = subject.before.clone();
     let used = segment.stats().used_bytes;
     let set = |k: u32, len: usize| move |dict: &ByteDict| dict.set(&key(k), &value(k + 1, len)).unwrap();
@@ -142,32 +145,33 @@ pub fn entries() {
     assert_eq!(segment.stats().used_bytes, used, "a run was lost");
 }
 
-/// Tables that grow, in a block and in a run of their own.
+/// Tables that grow.
 pub fn tables() {
     let segment = Segment::family().unwrap();
-    for entries in [200, 8000] {
-        // As many as fill a table of one shard: the next one there grows it.
-        let mut subject = Subject::new(&segment, entries, 1);
+    for entries in [10, 30] {
+        // As many as fill a table: the next one grows it.
+        let mut subject = Subject::new(&segment, 1, entries, 1);
         let grows = (entries..).find(|k| {
             let before = subject.dict.borrow().check().unwrap();
             subject.dict.borrow().set(&key(*k), &value(*k, 1)).unwrap();
             let after = subject.dict.borrow().check().unwrap();
             subject.before.insert(key(*k), value(*k, 1));
-            after.0 > before.0 + 200 || after.1 > before.1
+            after.0 > before.0 + 100
         });
         let grows = grows.expect("tables grow");
         subject.before.remove(&key(grows));
-        drop(subject.dict.borrow().remove(&key(grows)));
+        let again = begin_anew(&segment);
+        again(&subject);
         let after = with(&subject.before, grows, Some(value(grows, 1)));
         let operation = |dict: &ByteDict| dict.set(&key(grows), &value(grows, 1)).unwrap();
-        subject.kill("growth", &segment, &after, grows + 4, &operation, &put_back(grows));
+        subject.kill("growth", &segment, &after, grows + 4, &operation, &again);
     }
 }
 
 /// Values with runs of their own, the heap's runs, and everything taken out at once.
 pub fn runs() {
     let segment = Segment::family().unwrap();
-    let subject = Subject::new(&segment, 8, 20);
+    let subject = Subject::new(&segment, 16, 8, 20);
     let before = subject.before.clone();
     let used = segment.stats().used_bytes;
     let large = |dict: &ByteDict| dict.set(&key(3), &value(4, 5000)).unwrap();
@@ -177,23 +181,22 @@ pub fn runs() {
     let longer = |dict: &ByteDict| dict.set(&key(3), &value(4, 1400)).unwrap();
     subject.kill("heap", &segment, &with(&before, 3, Some(value(4, 1400))), 12, &longer, &begin_anew(&segment));
     assert_eq!(segment.stats().used_bytes, used, "a run was lost");
-    let rich = Subject::new(&segment, 60, 700);
-    let used = segment.stats().used_bytes;
-    let everything = |dict: &ByteDict| (0..60).for_each(|k| _ = dict.remove(&key(k)).unwrap());
+    let rich = Subject::new(&segment, 1, 12, 700);
+    let everything = |dict: &ByteDict| (0..12).for_each(|k| _ = dict.remove(&key(k)).unwrap());
     // Not one change but many: each key is there or not.
     let (warm, some) = (&rich.warm, Cell::new(0));
-    at_every_instruction(
+    within_steps(
+        SHARE,
         "remove all",
         &|| warm.set(b"warm", b"up").unwrap(),
         &|| everything(&rich.dict.borrow()),
         &mut |k, _| {
             segment.sweep();
-            let found = content(&rich.dict.borrow(), &mut (0..60));
+            let found = content(&rich.dict.borrow(), &mut (0..12));
             assert!(found.iter().all(|(key, value)| rich.before[key] == *value), "step {k}");
-            some.set(some.get() + u32::from(!found.is_empty() && found.len() < 60));
+            some.set(some.get() + u32::from(!found.is_empty() && found.len() < 12));
             rich.dict.borrow().check().unwrap_or_else(|e| panic!("step {k}: {e}"));
             begin_anew(&segment)(&rich);
-            assert!(segment.stats().used_bytes <= used, "a run was lost");
         },
     );
     assert!(some.get() > 0, "no kill came in the middle");
@@ -202,7 +205,7 @@ pub fn runs() {
 /// The recoverer of a process that died in a change, killed everywhere in the recovery and in the repair.
 pub fn recovery() {
     let segment = small();
-    let subject = Subject::new(&segment, 40, 300);
+    let subject = Subject::new(&segment, 2, 40, 300);
     let warm = Mutex::new([0u64; 2]).unwrap();
     let dies = |steps: u32| {
         let operation = || {
@@ -222,7 +225,8 @@ pub fn recovery() {
     };
     let operation = || {
         segment.sweep();
-        subject.dict.borrow().check().unwrap();
+        // Looks for what there is not, in both shards: locks, and repairs.
+        (100..108).for_each(|k| assert!(!subject.dict.borrow().remove(&key(k)).unwrap()));
     };
     at_every_instruction("recovery of a dict", &prepare, &operation, &mut |k, _| {
         segment.sweep();

@@ -56,7 +56,7 @@ impl ByteDict {
         Ok(Self::of(Core::create(segment, crate::segment::type_hash::<Self>(), SHARDS)?))
     }
 
-    fn of(core: Core) -> Self {
+    pub(super) fn of(core: Core) -> Self {
         Self { core: Arc::new(core), patience: None }
     }
 
