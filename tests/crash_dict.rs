@@ -161,12 +161,13 @@ fn an_entry_is_the_old_one_or_the_new_one_and_what_is_done_is_not_lost() {
         let _ = child.join();
         account.settle(next, done.load());
         if kill % 20 == 0 {
+            assert!(readers.iter().all(Process::is_alive), "a reader found something wrong");
             dict.check().unwrap();
         }
         next = done.load() + 2;
     }
     let before = reads.load();
-    while reads.load() == before {
+    while reads.load() == before && readers.iter().any(Process::is_alive) {
         std::thread::yield_now();
     }
     readers.into_iter().for_each(end);
