@@ -191,7 +191,7 @@ fn what_several_processes_do_with_one_dictionary_is_linearizable() {
     let _watchdog = watchdog(Duration::from_secs(120));
     let (mut round, mut beside_each_other) = (0, 0);
     // Until enough of them were beside each other, so that it means something.
-    while round < ROUNDS || beside_each_other < 200 {
+    while round < ROUNDS || beside_each_other < 60 {
         let events = record(if round % 2 == 0 { 1 } else { 16 }, round);
         for mut history in each_key(&events) {
             assert!(is_linearizable(history.clone()), "no order explains {history:#?}");
