@@ -74,7 +74,7 @@ fn write((dict, from, done, begun): (ByteDict, u64, Value<u64>, Event)) {
     for n in from.. {
         let passing = (KEPT + n % PASSING).to_le_bytes();
         match n % 3 {
-            0 => drop(dict.remove(&passing).map(|_| ()).unwrap()),
+            0 => _ = dict.remove(&passing).unwrap(),
             _ => set(&dict, KEPT + n % PASSING, n),
         }
         set(&dict, n % KEPT, n);
@@ -183,7 +183,7 @@ fn recover((dict, begun): (ByteDict, Event)) {
     begun.set();
     loop {
         Segment::family().unwrap().sweep();
-        (0..100).for_each(|key| drop(dict.remove(&(5000 + key as u64).to_le_bytes()).map(|_| ()).unwrap()));
+        (0..100).for_each(|key| _ = dict.remove(&(5000 + key as u64).to_le_bytes()).unwrap());
     }
 }
 
