@@ -10,8 +10,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use super::memfd;
+use super::clock::Deadline;
+use super::{cpu, memfd};
 
 /// Byte locks start here, far behind the contents.
 const LOCK_BASE: i64 = 1 << 40;
@@ -101,7 +103,15 @@ pub fn self_test(segment: BorrowedFd<'_>, byte: u32) -> io::Result<bool> {
     let probe = memfd::reopen(segment)?;
     let locked = is_locked(probe.as_fd(), byte)?;
     drop(pinned);
-    Ok(locked && !is_locked(probe.as_fd(), byte)?)
+    // A process that another thread is just starting has a copy of the descriptor until its program begins.
+    let patience = Deadline::after(Duration::from_secs(1));
+    while is_locked(probe.as_fd(), byte)? {
+        if patience.passed() {
+            return Ok(false);
+        }
+        cpu::yield_now();
+    }
+    Ok(locked)
 }
 
 #[cfg(test)]
