@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kinfolk::channel::Fd;
 use kinfolk::{
-    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Connection, Dict, ErrorKind, Event, JoinableQueue, Lock,
+    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Connection, Dict, ErrorKind, Event, JoinableQueue, List, Lock,
     Manager, Mutex, Namespace, Once, Process, Queue, RLock, RawArray, RawValue, Receiver, RwLock, Segment, Semaphore,
     Set, Value,
 };
@@ -193,6 +193,11 @@ fn data_is_made_in_the_managers_segment_and_changed_by_a_child() {
     );
     let containers: Containers =
         (manager.dict().unwrap(), manager.byte_dict().unwrap(), manager.set().unwrap(), manager.namespace().unwrap());
+    let list = manager.list_of(&[7, 8]).unwrap();
+    manager.list::<u8>().unwrap().append(1).unwrap();
+    Process::spawn(|list: List<u8>| list.append(9).unwrap(), list.clone()).unwrap().join().unwrap();
+    assert_eq!(list.to_vec().unwrap(), [7, 8, 9]);
+    drop(list);
     // Another one, which only its entry keeps.
     containers.0.set("set", &manager.set().unwrap()).unwrap();
     assert_eq!(manager.segment().stats().objects, 6 + 4 + 1);

@@ -104,7 +104,7 @@ pub fn five_append_to_a_list() -> Outcome {
     }
 
     let manager = Manager::new()?;
-    let d = List::new_in(manager.segment())?;
+    let d = manager.list()?;
     let mut p_list = vec![];
     for i in 0..5 {
         p_list.push(Process::spawn(run, (d.clone(), i))?);

@@ -81,7 +81,7 @@ pub fn dictionary_and_list() -> Outcome {
     let manager = Manager::new()?;
     let d = manager.dict()?;
 
-    let l = List::new_in(manager.segment())?;
+    let l = manager.list()?;
     l.extend(0..5)?;
     let mut p_list = vec![];
     for _ in 0..10 {

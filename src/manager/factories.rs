@@ -8,8 +8,8 @@ use super::Manager;
 use crate::channel::{Connection, JoinableQueue, Queue, Receiver, Sender};
 use crate::error::Error;
 use crate::shared::{
-    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Dict, Event, Lock, Mutex, Namespace, Once, RLock, RawArray,
-    RawValue, RwLock, Semaphore, Set, Value,
+    Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Dict, Event, List, Lock, Mutex, Namespace, Once, RLock,
+    RawArray, RawValue, RwLock, Semaphore, Set, Value,
 };
 
 /// Queues and pipes.
@@ -228,6 +228,24 @@ impl Manager {
     #[doc(alias = "SetProxy")]
     pub fn set<T: Serialize + DeserializeOwned + 'static>(&self) -> Result<Set<T>, Error> {
         Set::new_in(&self.segment)
+    }
+
+    /// Makes an empty list.
+    ///
+    /// # Errors
+    /// As [`List::new`]. Python: `list()`; `list(values)` is [`list_of`](Self::list_of).
+    #[doc(alias = "ListProxy")]
+    #[doc(alias = "ShareableList")]
+    pub fn list<T: Serialize + DeserializeOwned + 'static>(&self) -> Result<List<T>, Error> {
+        List::new_in(&self.segment)
+    }
+
+    /// Makes a list of these values.
+    ///
+    /// # Errors
+    /// As [`List::from_slice`].
+    pub fn list_of<T: Serialize + DeserializeOwned + 'static>(&self, values: &[T]) -> Result<List<T>, Error> {
+        List::from_slice_in(&self.segment, values)
     }
 
     /// Makes a namespace without names.
