@@ -161,9 +161,9 @@ fn a_list_of_several_types_is_indexed_counted_changed_and_copied() {
 #[test]
 fn a_handle_of_a_long_list_is_as_small_as_any() {
     let _guard = guard();
-    let segment = Segment::family().unwrap();
-    let queue: Queue<List<i64>> = Queue::builder().bytes(4096).build().unwrap();
-    let long = List::from_slice(&upto(200_000)).unwrap();
+    let segment = Segment::anonymous(64 << 20).unwrap();
+    let queue: Queue<List<i64>> = Queue::builder().bytes(4096).segment(&segment).build().unwrap();
+    let long = List::from_slice_in(&segment, &upto(200_000)).unwrap();
     let used = segment.stats().used_bytes;
     queue.put(long.clone()).unwrap();
     assert_eq!(segment.stats().used_bytes, used, "more than the ring of the queue was needed");
