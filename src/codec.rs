@@ -126,6 +126,35 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     }
 }
 
+/// Decodes a value at the beginning of `bytes`; what is behind it.
+pub(crate) fn decode_one<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
+    postcard::take_from_bytes(bytes).map_err(|e| {
+        let fail = || {
+            let doing = format!("decode {}", std::any::type_name::<T>());
+            Error::new(ErrorKind::Codec, doing, format!("{e} in {} B", bytes.len()))
+        };
+        take_refusal().filter(|_| e == postcard::Error::SerdeDeCustom).unwrap_or_else(fail)
+    })
+}
+
+/// Appends the encoding of a value that nothing stands behind: bytes as they are.
+#[inline]
+pub(crate) fn append_last<T: Serialize + 'static>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    match as_bytes(value) {
+        Some(bytes) => {
+            buffer.extend_from_slice(bytes);
+            Ok(())
+        }
+        None => encode(value, buffer),
+    }
+}
+
+/// Decodes what [`append_last`] wrote.
+#[inline]
+pub(crate) fn decode_last<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Error> {
+    if is_bytes::<T>() { Ok(from_bytes(bytes.to_vec()).expect("a Vec<u8> is a T here")) } else { decode(bytes) }
+}
+
 /// Whether `T` is its own encoding.
 #[inline]
 pub(crate) fn is_bytes<T: 'static>() -> bool {

@@ -22,6 +22,7 @@ mod pipe_builder;
 mod plain;
 mod queue;
 mod queue_builder;
+mod raw;
 mod record;
 pub mod spsc;
 pub mod stamped;
@@ -41,6 +42,7 @@ pub use pipe::{Connection, pipe, pipe_in};
 pub use pipe_builder::PipeBuilder;
 pub use queue::{Delivery, Queue};
 pub use queue_builder::QueueBuilder;
+pub(crate) use raw::{Came, RawRefused};
 pub use stats::QueueStats;
 pub use wait::wait;
 

@@ -128,7 +128,8 @@ impl Work {
                 let others = if cfg!(feature = "explicit-init") { Others::Second } else { Others::First };
                 note_overflows(&work, &name, thread, others);
                 log::set_up(&name, std::process::id());
-                work.attempt(|| record.entry()(arguments, work.parent_row))
+                let mut buffer = arguments;
+                work.attempt(|| record.entry()(&mut buffer, work.parent_row).map(|()| buffer))
             }
         };
         if order.method == StartMethod::ForkServer {
@@ -231,7 +232,7 @@ fn note_panics(work: &Arc<Work>) {
 }
 
 /// The panic that carried `payload` here.
-fn last_panic(payload: &(dyn Any + Send)) -> Panic {
+pub(crate) fn last_panic(payload: &(dyn Any + Send)) -> Panic {
     let message = message_of(payload);
     // `resume_unwind` calls no hook, and a hook of the program's own may have replaced ours.
     match LAST_PANIC.take() {

@@ -8,6 +8,7 @@ use super::handle::{Child, Shared};
 use crate::sys::clock::Deadline;
 use crate::sys::identity::{Order, Pidfd, ended_among};
 use crate::sys::spawn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -19,6 +20,14 @@ struct Registry {
 }
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { owner: 0, children: Vec::new() });
+
+/// Whether this process exits.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process exits: then no child is started in place of one that ended.
+pub(crate) fn is_exiting() -> bool {
+    EXITING.load(Ordering::Relaxed)
+}
 
 /// How long a daemon may take to end by SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
@@ -98,6 +107,7 @@ pub fn active_children() -> Vec<Child> {
 /// `exit` may be called by any thread, so another one may hold the lock, and may be stopped for good. Whoever holds it does
 /// not block meanwhile, so the lock is given up on after a while; what is left to the life pipe then.
 pub(super) extern "C" fn settle() {
+    EXITING.store(true, Ordering::Relaxed);
     // A child that ends may let another thread start one more; a program that never stops doing so is not waited for.
     for _ in 0..16 {
         let children = take_all();

@@ -48,22 +48,32 @@ impl FunctionId {
     }
 }
 
+/// A value of a function's type, of which there is only one.
+///
+/// # Safety
+/// `F` has no bytes, and a value of `F` was seen in a process of this program that asks for the call.
+pub(crate) unsafe fn the_function<F: Copy + Send + 'static>() -> F {
+    const { assert!(size_of::<F>() == 0) };
+    // SAFETY: `F` has no bytes to be wrong, and any aligned address holds a value of size 0. The caller knows that somebody
+    // had a value of `F`, of which this is a copy (`F: Copy`), sent (`F: Send`) to a process that runs the same program.
+    unsafe { NonNull::<F>::dangling().as_ptr().read() }
+}
+
 /// Decodes the arguments, calls `F`, and encodes what it returns for the process in row `recipient`.
-fn call<F, A, R>(arguments: Vec<u8>, recipient: u32) -> Result<Vec<u8>, Error>
+fn call<F, A, R>(buffer: &mut Vec<u8>, recipient: u32) -> Result<(), Error>
 where
     F: Fn(A) -> R + Copy + Send + 'static,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
-    const { assert!(size_of::<F>() == 0) };
-    // SAFETY: `F` has no bytes to be wrong and, as `size_of` is 0, any aligned address holds one. Only `FunctionId::of`
-    // names this function, and it was given a value of `F` in the parent, of which this is a copy (`F: Copy`), sent
-    // (`F: Send`) to a process that runs the same program.
-    let function: F = unsafe { NonNull::<F>::dangling().as_ptr().read() };
-    let decoded = decode(&arguments, "arguments")?;
-    drop(arguments);
+    // SAFETY: only `FunctionId::of` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
+    let function: F = unsafe { the_function() };
+    let decoded = decode(buffer, "arguments")?;
+    // Its memory is not needed while the function runs.
+    drop(std::mem::take(buffer));
     let result = function(decoded);
-    encode_for(recipient, &result, "result")
+    *buffer = encode_for(recipient, &result, "result")?;
+    Ok(())
 }
 
 /// Encodes `value` for the process in row `recipient`: handles inside are opened on its behalf.

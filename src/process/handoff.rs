@@ -114,10 +114,10 @@ impl Order {
 
 /// What is told of a panic.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Panic {
-    pub(super) message: String,
-    pub(super) location: String,
-    pub(super) backtrace: Option<String>,
+pub(crate) struct Panic {
+    pub(crate) message: String,
+    pub(crate) location: String,
+    pub(crate) backtrace: Option<String>,
 }
 
 /// An [`Error`] of the child, told to the parent.

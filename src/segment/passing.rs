@@ -195,6 +195,11 @@ fn collecting<R>(to: Passing, f: impl FnOnce() -> R) -> (R, Passed) {
 }
 
 impl Passed {
+    /// These and `later` ones, which the same thread encoded after them.
+    pub fn and(mut self, mut later: Self) -> Self {
+        Self(std::mem::take(&mut self.0) + std::mem::take(&mut later.0))
+    }
+
     /// How many they are.
     pub fn count(&self) -> usize {
         self.0

@@ -18,8 +18,9 @@ use std::mem::{align_of, size_of};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// A function on encoded values: the arguments, and the process row whose process will decode what it returns.
-pub type Entry = fn(Vec<u8>, u32) -> Result<Vec<u8>, Error>;
+/// A function on encoded values: it takes its arguments out of the buffer, and leaves there what it returns; the number is
+/// the process row whose process will decode that.
+pub type Entry = fn(&mut Vec<u8>, u32) -> Result<(), Error>;
 
 /// What stands in the program's read-only data for each function that can be started in a child.
 #[repr(C)]
@@ -30,7 +31,7 @@ pub struct Record {
 }
 
 /// Random; the second word counts changes of [`Record`] and [`Entry`].
-const MAGIC: [u64; 2] = [0x9d5c_06e1_b7a3_4f28, 1];
+const MAGIC: [u64; 2] = [0x9d5c_06e1_b7a3_4f28, 2];
 
 impl Record {
     /// A record, to be promoted to a `static`.
@@ -120,6 +121,15 @@ impl Image {
                 Err(foreign(record.name(), &format!("{why}: only functions of the main program can be started")))
             }
         }
+    }
+
+    /// The record at `offset`, if it is one, for who knows already that the sender runs this build of the program.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ForeignFunction`].
+    pub fn record_of_same(&self, offset: u64) -> Result<&'static Record, Error> {
+        let address = self.base.wrapping_add(offset as usize);
+        self.record_at(address).map_err(|why| foreign(&format!("function at {offset:#x}"), why))
     }
 
     /// The record at `offset`, if it is one, and the one that the sender named.

@@ -26,4 +26,5 @@ pub mod overflow;
 pub mod poll;
 #[cfg(feature = "raw-sync")]
 pub mod pthread;
+pub mod signals;
 pub mod spawn;

@@ -1,0 +1,87 @@
+//! A queue of messages whose types only their senders and takers know: the layer above says what is in the bytes.
+
+use super::mailbox::{Ended, News, Refused};
+use super::queue::Queue;
+use crate::error::Error;
+use crate::segment::{Passed, into_message};
+use crate::sys::clock::Deadline;
+
+/// Why a message was not put or taken.
+#[derive(Debug)]
+pub(crate) enum RawRefused {
+    /// Not in time.
+    Timeout,
+    /// The caller's own check ended the wait.
+    Stopped,
+    /// The segment failed, or the message is too large.
+    Failed(Error),
+}
+
+impl From<Ended> for RawRefused {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Timeout(_) => Self::Timeout,
+            Ended::Stopped => Self::Stopped,
+            Ended::Failed(e) => Self::Failed(e),
+        }
+    }
+}
+
+/// Keeps the handles in a message open until they are decoded.
+pub(crate) struct Came(#[allow(dead_code, reason = "what counts is when it is dropped")] News);
+
+impl Queue<Vec<u8>> {
+    /// Runs `f`, which encodes something that is to be put. The second part of the answer goes to
+    /// [`put_encoded`](Self::put_encoded).
+    #[inline]
+    pub(crate) fn encoding<R>(&self, f: impl FnOnce() -> R) -> (R, Passed) {
+        into_message(self.inner.object.segment(), f)
+    }
+
+    /// Puts a message with the handles that were encoded into it. If it is not put, it may be tried again.
+    #[inline]
+    pub(crate) fn put_encoded(
+        &self,
+        bytes: &[u8],
+        passed: &mut Option<Passed>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), RawRefused> {
+        let object = &self.inner.object;
+        let lane = object.segment().lane().map_err(RawRefused::Failed)?;
+        let named = passed.as_ref().map(|passed| passed.named(object.segment())).unwrap_or_default();
+        self.inner.mailbox.send(lane, bytes, &named, deadline, stop)?;
+        if let Some(passed) = passed.take() {
+            passed.sent_in(object);
+        }
+        Ok(())
+    }
+
+    /// Appends the oldest message to `buffer`.
+    #[inline]
+    pub(crate) fn get_encoded(
+        &self,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<Came, RawRefused> {
+        let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
+        Ok(Came(self.inner.mailbox.recv(lane, buffer, deadline, stop)?))
+    }
+
+    /// As [`get_encoded`](Self::get_encoded), if there is one now.
+    #[inline]
+    pub(crate) fn try_get_encoded(&self, buffer: &mut Vec<u8>) -> Result<Came, RawRefused> {
+        let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
+        match self.inner.mailbox.try_recv(lane, buffer) {
+            Ok(news) => Ok(Came(news)),
+            Err(Refused::NotNow) => Err(RawRefused::Timeout),
+            Err(Refused::Failed(e)) => Err(RawRefused::Failed(e)),
+        }
+    }
+
+    /// Makes everybody look again whether to stop waiting, in this process and in others.
+    pub(crate) fn wake_all(&self) {
+        self.inner.mailbox.wake_all();
+    }
+}
