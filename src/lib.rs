@@ -5,6 +5,7 @@ mod codec;
 mod error;
 pub mod future;
 pub mod manager;
+pub mod pool;
 pub mod process;
 pub mod ring;
 pub mod segment;
@@ -23,6 +24,7 @@ pub use future::async_io;
 #[cfg(feature = "tokio")]
 pub use future::tokio;
 pub use manager::Manager;
+pub use pool::{Pool, Task, TaskError};
 pub use process::{JoinError, Process, init};
 pub use segment::Segment;
 pub use shared::{

@@ -1,0 +1,152 @@
+//! The functions that workers run: a task's, and that of a chunk of them, found by their place in the program.
+
+use std::any::type_name;
+use std::cell::Cell;
+use std::mem::size_of;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::message::{HEAD, TaskHead, Word};
+use crate::channel::{Came, Queue};
+use crate::codec;
+use crate::error::{Error, ErrorKind};
+use crate::process::{Panic, last_panic, the_function};
+use crate::segment::Passed;
+use crate::sys::image::{Image, Record};
+
+/// What a task's function may be, and what it takes and gives.
+pub trait Function<A, R>: Fn(A) -> R + Copy + Send + 'static {}
+
+impl<F: Fn(A) -> R + Copy + Send + 'static, A, R> Function<A, R> for F {}
+
+/// The most items of a chunk.
+pub(super) const MOST_ITEMS: u64 = 1 << 20;
+
+/// Where the task of one call of `F` is in the program.
+pub(super) fn of_task<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 'static>(
+    _function: F,
+) -> Result<u64, Error> {
+    const { only_functions::<F>() };
+    let record: &'static Record = const { &Record::new(run_task::<F, A, R>, type_name::<F>) };
+    Image::of_program().offset_of(record)
+}
+
+/// Where the task of many calls of `F` is in the program.
+pub(super) fn of_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 'static>(
+    _function: F,
+) -> Result<u64, Error> {
+    const { only_functions::<F>() };
+    let record: &'static Record = const { &Record::new(run_chunk::<F, A, R>, type_name::<F>) };
+    Image::of_program().offset_of(record)
+}
+
+const fn only_functions<F>() {
+    assert!(
+        size_of::<F>() == 0,
+        "a pool takes a function, or a closure that captures nothing: pass data as the argument"
+    );
+}
+
+/// What a worker's thread has at hand besides the message itself.
+#[derive(Default)]
+pub(super) struct Desk {
+    /// The handles in the arguments are open as long as this is there.
+    pub came: Cell<Option<Came>>,
+    /// The handles in the result.
+    pub passed: Cell<Option<Passed>>,
+    /// Whether the function returned.
+    pub word: Cell<Option<Word>>,
+    /// Where results go.
+    pub results: Cell<Option<Queue<Vec<u8>>>>,
+}
+
+thread_local! {
+    pub(super) static DESK: Desk = Desk::default();
+}
+
+/// Takes the arguments out of a message, calls the function, and writes what becomes of it over them.
+fn run_task<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 'static>(
+    buffer: &mut Vec<u8>,
+    _: u32,
+) -> Result<(), Error> {
+    // SAFETY: only `of_task` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
+    let function: F = unsafe { the_function() };
+    let args: A = codec::decode_last(&buffer[HEAD..])?;
+    buffer.truncate(HEAD);
+    DESK.with(|desk| drop(desk.came.take()));
+    match catch_unwind(AssertUnwindSafe(|| function(args))) {
+        Ok(result) => {
+            encode_result(buffer, |buffer| codec::append_last(&result, buffer))?;
+            note(Word::Returned);
+        }
+        Err(payload) => write_panic(buffer, &*payload),
+    }
+    Ok(())
+}
+
+/// The same for as many arguments as the message has; each result has a byte in front that says whether it is one.
+fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 'static>(
+    buffer: &mut Vec<u8>,
+    _: u32,
+) -> Result<(), Error> {
+    // SAFETY: only `of_chunk` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
+    let function: F = unsafe { the_function() };
+    let count = TaskHead::read(buffer).map_or(0, |head| head.count).min(MOST_ITEMS);
+    let mut items = Vec::new();
+    let mut rest = &buffer[HEAD..];
+    for _ in 0..count {
+        let (item, behind) = codec::decode_one::<A>(rest)?;
+        items.push(item);
+        rest = behind;
+    }
+    buffer.truncate(HEAD);
+    DESK.with(|desk| drop(desk.came.take()));
+    for item in items {
+        let begin = buffer.len();
+        buffer.push(Word::Returned as u8);
+        let failure = match catch_unwind(AssertUnwindSafe(|| function(item))) {
+            Ok(result) => match encode_result(buffer, |buffer| codec::encode(&result, buffer)) {
+                Ok(()) => continue,
+                Err(error) => (Word::Unsendable, postcard::to_stdvec(&error.to_string())),
+            },
+            Err(payload) => (Word::Panicked, postcard::to_stdvec(&last_panic(&*payload))),
+        };
+        buffer.truncate(begin);
+        buffer.push(failure.0 as u8);
+        buffer.extend_from_slice(&failure.1.unwrap_or_default());
+    }
+    note(Word::Returned);
+    Ok(())
+}
+
+fn note(word: Word) {
+    DESK.with(|desk| desk.word.set(Some(word)));
+}
+
+/// Runs `encode` so that the handles which it writes go with the message, as those that went into it before.
+fn encode_result(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
+    let results = DESK.with(|desk| desk.results.take());
+    let Some(results) = results else {
+        return Err(Error::new(ErrorKind::InvalidInput, "run task", "this thread is no worker's"));
+    };
+    let (encoded, passed) = results.encoding(|| encode(buffer));
+    DESK.with(|desk| {
+        desk.results.set(Some(results));
+        if encoded.is_ok() {
+            desk.passed.set(Some(match desk.passed.take() {
+                Some(before) => before.and(passed),
+                None => passed,
+            }));
+        }
+    });
+    encoded
+}
+
+fn write_panic(buffer: &mut Vec<u8>, payload: &(dyn std::any::Any + Send)) {
+    let panic: Panic = last_panic(payload);
+    buffer.truncate(HEAD);
+    buffer.extend_from_slice(&postcard::to_stdvec(&panic).unwrap_or_default());
+    note(Word::Panicked);
+}

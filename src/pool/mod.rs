@@ -1,0 +1,256 @@
+//! Processes that do one task after the other.
+//!
+//! ```
+//! use kinfolk::Pool;
+//!
+//! let pool = Pool::new(2)?;
+//! assert_eq!(pool.map(|n: u64| n * n, 0..5)?, [0, 1, 4, 9, 16]);
+//! assert_eq!(pool.apply(|(a, b): (u32, u32)| a + b, (2, 3))?, 5);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How tasks travel
+//! A task is a message in a queue that all workers take from; what becomes of it comes back through another. The functions
+//! are of this program, arguments and results are serde values, handles among them. Whoever waits for a result reads the
+//! queue himself, so a result is there one hop after it was sent.
+//!
+//! # If a worker dies
+//! Its task, if it had one, ends with [`TaskError::WorkerDied`] or is begun again, as was agreed; another worker takes its
+//! place at once. What it had sent counts. Nothing else is lost and nobody waits for ever, whenever it dies: while it takes
+//! a task, runs it, sends the result, or idles. If the owner of the pool dies, the workers are killed.
+
+mod board;
+mod builder;
+mod crew;
+mod error;
+mod function;
+mod ledger;
+mod map;
+mod message;
+mod owner;
+mod stats;
+mod task;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use builder::PoolBuilder;
+pub use error::TaskError;
+pub use function::Function;
+pub use map::{Imap, Mapping};
+pub use stats::PoolStats;
+pub use task::{Job, Task};
+
+use crate::error::Error;
+use crate::sys::clock::Deadline;
+use crew::Crew;
+use owner::Owner;
+
+/// Workers, and what is to be done.
+///
+/// Many threads may use it at once. Dropping it [terminates](Self::terminate) it.
+///
+/// Python: `multiprocessing.Pool`.
+pub struct Pool {
+    owner: Arc<Owner>,
+    crew: Arc<Crew>,
+    size: usize,
+    retries: u32,
+    timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("processes", &self.size)
+            .field("state", &self.owner.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Makes a pool of so many workers.
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::build`]. Python: `Pool(n)`.
+    pub fn new(processes: usize) -> Result<Self, Error> {
+        Self::builder().processes(processes).build()
+    }
+
+    /// Makes a pool that is to differ from others.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::default()
+    }
+
+    fn owner(&self) -> &Arc<Owner> {
+        &self.owner
+    }
+
+    fn default_terms(&self) -> (u32, Option<Duration>) {
+        (self.retries, self.timeout)
+    }
+
+    /// How many workers it has.
+    pub fn processes(&self) -> usize {
+        self.size
+    }
+
+    /// Process ids of the workers, at this moment.
+    pub fn pids(&self) -> Vec<u32> {
+        self.crew.pids()
+    }
+
+    /// What became of the tasks until now.
+    pub fn stats(&self) -> PoolStats {
+        self.owner.stats()
+    }
+
+    /// Calls `function` with `args` in a worker, and waits for the result.
+    ///
+    /// # Errors
+    /// [`TaskError`] tells why there is none.
+    ///
+    /// Python: `apply(f, args)`.
+    pub fn apply<F, A, R>(&self, function: F, args: A) -> Result<R, TaskError>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.apply_async(function, args)?.get()
+    }
+
+    /// Has `function` called with `args` in a worker. Waits only if there are too many tasks under way.
+    ///
+    /// # Errors
+    /// [`TaskError::Closed`], [`Terminated`](TaskError::Terminated), [`Broken`](TaskError::Broken),
+    /// [`Arguments`](TaskError::Arguments), and [`Failed`](TaskError::Failed) for a function of a shared object.
+    ///
+    /// Python: `apply_async(f, args)`.
+    pub fn apply_async<F, A, R>(&self, function: F, args: A) -> Result<Task<R>, TaskError>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.job(function, args).submit()
+    }
+
+    /// A task for which more is to be agreed: callbacks, retries, a time limit.
+    pub fn job<F, A, R>(&self, function: F, args: A) -> Job<'_, F, A, R>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Job::new(self, function, args)
+    }
+
+    /// How functions are to be applied to many items: in chunks of which size, how far ahead, with which progress.
+    pub fn mapping(&self) -> Mapping<'_> {
+        Mapping::new(self)
+    }
+
+    /// Applies `function` to all items: see [`Mapping::map`].
+    ///
+    /// # Errors
+    /// As [`Mapping::map`].
+    #[doc(alias = "starmap")]
+    pub fn map<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<R>, TaskError>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.mapping().map(function, items)
+    }
+
+    /// Has `function` applied to all items: see [`Mapping::map_async`].
+    ///
+    /// # Errors
+    /// As [`Mapping::map_async`].
+    #[doc(alias = "starmap_async")]
+    pub fn map_async<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Task<Vec<R>>, TaskError>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.mapping().map_async(function, items)
+    }
+
+    /// Applies `function` to the items one after the other: see [`Mapping::imap`].
+    ///
+    /// # Errors
+    /// As [`Mapping::imap`].
+    ///
+    /// # Panics
+    /// As [`Mapping::imap`].
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Imap<'_, I::IntoIter, A, R>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.mapping().imap(function, items)
+    }
+
+    /// As [`imap`](Self::imap), with the results in the order in which they come.
+    ///
+    /// # Errors
+    /// As [`Mapping::imap`].
+    ///
+    /// # Panics
+    /// As [`Mapping::imap`].
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Imap<'_, I::IntoIter, A, R>
+    where
+        F: Function<A, R>,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.mapping().imap_unordered(function, items)
+    }
+
+    /// Takes no more tasks; what was submitted is done. Python: `close()`.
+    pub fn close(&self) {
+        self.owner.close();
+    }
+
+    /// Gives all tasks up that have not ended, with [`TaskError::Terminated`], and ends the workers: by SIGTERM, and by
+    /// SIGKILL those that take longer than half a second. Python: `terminate()`.
+    pub fn terminate(&self) {
+        self.owner.terminate();
+        self.crew.kill_all();
+    }
+
+    /// Waits until all tasks have ended and the workers too. Only after [`close`](Self::close) or
+    /// [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the pool still takes tasks. Python: `join()`, which raises
+    /// `ValueError` then.
+    pub fn join(&self) -> Result<(), Error> {
+        if self.owner.state() == owner::State::Open && !self.owner.is_broken() {
+            let message = "it still takes tasks: close or terminate it first";
+            return Err(Error::new(crate::ErrorKind::InvalidInput, "join pool", message));
+        }
+        self.owner.wait_until(&|| self.owner.under_way() == 0, Deadline::NEVER);
+        self.owner.close();
+        self.owner.stop_workers();
+        self.crew.wait_all();
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.terminate();
+        self.owner.dismiss();
+    }
+}

@@ -1,0 +1,171 @@
+//! The worker's side: take a task, run it, send what became of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::board::Board;
+use super::function::DESK;
+use super::message::{AnswerHead, HEAD, TaskHead, Word};
+use crate::channel::{Queue, RawRefused};
+use crate::error::Error;
+use crate::process::last_panic;
+use crate::shared::RawArray;
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::image::{Image, Record};
+use crate::sys::signals;
+
+/// What a worker is given.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Outfit {
+    pub tasks: Queue<Vec<u8>>,
+    pub results: Queue<Vec<u8>>,
+    pub board: RawArray<u64>,
+    /// How many workers the board has rows for.
+    pub rows: usize,
+    pub row: usize,
+    pub serial: u64,
+    /// The build of the program that functions' places are of.
+    pub mark: u64,
+    /// After so many tasks it ends; 0 for never.
+    pub max_tasks: u64,
+}
+
+/// Runs a worker whose pool has no initializer.
+pub(super) fn run(outfit: Outfit) {
+    Worker::new(outfit).work();
+}
+
+/// Runs a worker that first calls `initialize`.
+pub(super) fn run_after(outfit: Outfit, initialize: impl FnOnce()) {
+    let worker = Worker::new(outfit);
+    match catch_unwind(AssertUnwindSafe(initialize)) {
+        Ok(()) => worker.work(),
+        Err(payload) => {
+            let panic = last_panic(&*payload);
+            let reason = format!("the initializer panicked at {}: {}", panic.location, panic.message);
+            worker.say(Word::InitializerFailed, reason.as_bytes());
+        }
+    }
+}
+
+struct Worker {
+    outfit: Outfit,
+    board: Board,
+    /// The function of the last task.
+    last: Option<(u64, &'static Record)>,
+}
+
+impl Worker {
+    fn new(outfit: Outfit) -> Self {
+        // Ctrl-C is the parent's to deal with: it ends the workers, if it ends.
+        signals::ignore_interrupts();
+        let board = Board::open(outfit.board.clone(), outfit.rows);
+        DESK.with(|desk| desk.results.set(Some(outfit.results.clone())));
+        Self { outfit, board, last: None }
+    }
+
+    fn say(&self, word: Word, rest: &[u8]) -> bool {
+        let bytes = AnswerHead::of_worker(word, self.outfit.serial).with(rest);
+        self.outfit.results.put_encoded(&bytes, &mut None, Deadline::NEVER, || false).is_ok()
+    }
+
+    fn work(mut self) {
+        if Image::of_program().mark() != self.outfit.mark {
+            self.say(Word::InitializerFailed, b"the worker runs another build of the program");
+            return;
+        }
+        if !self.say(Word::Ready, &[]) {
+            return;
+        }
+        let (mut buffer, mut done) = (Vec::new(), 0);
+        let tasks = self.outfit.tasks.clone();
+        let board = self.board.clone();
+        loop {
+            // A pool that ends has no task left, or wants none to be done.
+            let came = match tasks.get_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping()) {
+                Ok(came) => came,
+                Err(RawRefused::Timeout) => continue,
+                Err(RawRefused::Stopped) => return,
+                Err(RawRefused::Failed(error)) => {
+                    eprintln!("kinfolk: the worker cannot go on: {error}");
+                    return;
+                }
+            };
+            let Some(head) = TaskHead::read(&buffer) else { continue };
+            if !board.begin(head.ticket, self.outfit.serial) {
+                continue;
+            }
+            DESK.with(|desk| desk.came.set(Some(came)));
+            if !self.run_one(head, &mut buffer) {
+                return;
+            }
+            done += 1;
+            if done == self.outfit.max_tasks {
+                return;
+            }
+        }
+    }
+
+    /// Runs the task in the buffer and sends what became of it; whether there is anything more to do for this worker.
+    fn run_one(&mut self, head: TaskHead, buffer: &mut Vec<u8>) -> bool {
+        let timed = self.board.is_timed();
+        if timed {
+            self.board.note(self.outfit.row, head.ticket.slot, now_ns());
+        }
+        let begin = Instant::now();
+        let ran = self.find(head.function).and_then(|record| record.entry()(buffer, 0));
+        let nanos = begin.elapsed().as_nanos() as u64;
+        let (word, mut passed) = DESK.with(|desk| {
+            drop(desk.came.take());
+            (desk.word.take(), desk.passed.take())
+        });
+        let word = match ran {
+            Ok(()) => word.unwrap_or(Word::Unsendable),
+            Err(error) => {
+                passed = None;
+                write_text(buffer, &error);
+                Word::Unsendable
+            }
+        };
+        if timed {
+            if !self.board.finish(head.ticket, self.outfit.serial) {
+                // It took too long: this process is going to be killed.
+                return false;
+            }
+            self.board.clear(self.outfit.row);
+        }
+        let mut answer = AnswerHead { word, ticket: head.ticket, nanos };
+        answer.write(buffer);
+        let results = &self.outfit.results;
+        if let Err(RawRefused::Failed(error)) = results.put_encoded(buffer, &mut passed, Deadline::NEVER, || false) {
+            // Too large, or no room for it: this much finds room.
+            if let Some(passed) = passed.take() {
+                passed.withdraw();
+            }
+            write_text(buffer, &error);
+            answer.word = Word::Unsendable;
+            answer.write(buffer);
+            return results.put_encoded(buffer, &mut None, Deadline::NEVER, || false).is_ok();
+        }
+        true
+    }
+
+    fn find(&mut self, function: u64) -> Result<&'static Record, Error> {
+        match self.last {
+            Some((last, record)) if last == function => Ok(record),
+            _ => {
+                let record = Image::of_program().record_of_same(function)?;
+                self.last = Some((function, record));
+                Ok(record)
+            }
+        }
+    }
+}
+
+fn write_text(buffer: &mut Vec<u8>, error: &Error) {
+    buffer.resize(HEAD, 0);
+    buffer.truncate(HEAD);
+    buffer.extend_from_slice(&postcard::to_stdvec(&error.to_string()).unwrap_or_default());
+}
