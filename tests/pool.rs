@@ -4,6 +4,7 @@ mod support {
     pub mod watchdog;
 }
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -278,14 +279,12 @@ fn a_pool_is_terminated_whatever_its_workers_do() {
 #[test]
 fn an_initializer_runs_in_each_worker_and_its_failure_is_the_pools() {
     let _guard = guard();
-    static mut BASE: u64 = 0;
+    static BASE: AtomicU64 = AtomicU64::new(0);
     fn begin(base: u64) {
-        // SAFETY: nothing else runs in the worker yet.
-        unsafe { BASE = base };
+        BASE.store(base, Relaxed);
     }
-    // SAFETY: written before the first task only.
     fn based(n: u64) -> u64 {
-        n + unsafe { BASE }
+        n + BASE.load(Relaxed)
     }
     let pool = Pool::builder().processes(2).initializer(begin, 100).build().unwrap();
     assert_eq!(pool.map(based, 0..10).unwrap(), (100..110).collect::<Vec<_>>());

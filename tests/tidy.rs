@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Files outside `src/sys/` that contain `unsafe`, and what for.
 const UNSAFE: &[(&str, &str)] = &[
     ("src/channel/models.rs", "cells that loom watches"),
+    ("src/pool/function.rs", "makes values of function types without size"),
     ("src/process/child.rs", "takes over descriptors that the parent named"),
     ("src/process/entry.rs", "stands in .init_array, edits the environment and closes what was inherited before main"),
     ("src/process/fork.rs", "forks on its caller's promise"),

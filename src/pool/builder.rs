@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::board::Board;
 use super::crew::{Crew, Start};
+use super::function::initialized;
 use super::owner::Owner;
-use super::worker::{self, Outfit};
+use super::worker;
 use crate::channel::Queue;
 use crate::error::{Error, ErrorKind};
-use crate::process::{Builder, Process, StartMethod, current, the_function};
+use crate::process::{Builder, Process, StartMethod, current};
 use crate::segment::Segment;
 use crate::sys::poll::start_thread;
 
@@ -54,12 +55,6 @@ impl Default for PoolBuilder {
 
 fn worker_builder(name: String, method: StartMethod) -> Builder {
     Process::builder().daemon(true).name(name).start_method(method)
-}
-
-fn initialized<F: Fn(I) + Copy + Send + 'static, I>((outfit, args): (Outfit, I)) {
-    // SAFETY: only `PoolBuilder::initializer` names this function, and it was given a value of `F`, whose size is checked.
-    let function: F = unsafe { the_function() };
-    worker::run_after(outfit, || function(args));
 }
 
 impl PoolBuilder {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::message::{HEAD, TaskHead, Word};
+use super::worker::{self, Outfit};
 use crate::channel::{Came, Queue};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
@@ -119,6 +120,13 @@ fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 's
     }
     note(Word::Returned);
     Ok(())
+}
+
+/// What a worker runs whose pool has an initializer.
+pub(super) fn initialized<F: Fn(I) + Copy + Send + 'static, I>((outfit, args): (Outfit, I)) {
+    // SAFETY: only `PoolBuilder::initializer` names this function, and it was given a value of `F`, whose size it checks.
+    let function: F = unsafe { the_function() };
+    worker::run_after(outfit, || function(args));
 }
 
 fn note(word: Word) {

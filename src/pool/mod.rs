@@ -19,15 +19,19 @@
 //! place at once. What it had sent counts. Nothing else is lost and nobody waits for ever, whenever it dies: while it takes
 //! a task, runs it, sends the result, or idles. If the owner of the pool dies, the workers are killed.
 
+mod batch;
 mod board;
 mod builder;
 mod crew;
+mod deaths;
 mod error;
 mod function;
+mod imap;
 mod ledger;
 mod map;
 mod message;
 mod owner;
+mod reading;
 mod stats;
 mod task;
 mod worker;
@@ -41,11 +45,12 @@ use serde::de::DeserializeOwned;
 pub use builder::PoolBuilder;
 pub use error::TaskError;
 pub use function::Function;
-pub use map::{Imap, Mapping};
+pub use imap::Imap;
+pub use map::Mapping;
 pub use stats::PoolStats;
 pub use task::{Job, Task};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::sys::clock::Deadline;
 use crew::Crew;
 use owner::Owner;
@@ -238,7 +243,7 @@ impl Pool {
     pub fn join(&self) -> Result<(), Error> {
         if self.owner.state() == owner::State::Open && !self.owner.is_broken() {
             let message = "it still takes tasks: close or terminate it first";
-            return Err(Error::new(crate::ErrorKind::InvalidInput, "join pool", message));
+            return Err(Error::new(ErrorKind::InvalidInput, "join pool", message));
         }
         self.owner.wait_until(&|| self.owner.under_way() == 0, Deadline::NEVER);
         self.owner.close();

@@ -1,33 +1,26 @@
-//! The owner's side of a pool: tasks go out, and whoever waits for a result reads what the workers send.
-//!
-//! There is no thread that all results pass through. Of the threads that wait, one leads: it reads the queue of results,
-//! for all. The others follow, and one of them leads when the leader has what it waited for. A thread of the pool's own
-//! leads when there are callbacks to be run, or when nobody else has come for a millisecond, so that workers never wait for
-//! room; it makes way for others.
+//! The owner's side of a pool: what its threads share, how tasks go out, and how each ends once.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::board::{Board, Held, Ticket};
+use super::board::{Board, Ticket};
 use super::error::TaskError;
 use super::ledger::{Call, Entry, Ledger, Sink, Terms};
-use super::message::{AnswerHead, HEAD, TaskHead, Word};
+use super::message::{HEAD, TaskHead};
 use super::stats::PoolStats;
 use crate::channel::{Queue, RawRefused};
 use crate::codec;
 use crate::error::Error;
-use crate::process::{JoinError, Panic};
+use crate::process::JoinError;
 use crate::segment::Passed;
 use crate::sys::clock::Deadline;
 use crate::sys::poll::Bell;
 
-/// How long the pool's own thread lets others come for their results before it reads them.
-const GRACE: Duration = Duration::from_millis(1);
 /// How long a task waits for room in the queue before its sender reads results.
-const TURN: Duration = Duration::from_millis(1);
+pub(super) const TURN: Duration = Duration::from_millis(1);
 
 /// What the pool takes and does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,42 +42,42 @@ pub(super) struct Owner {
     pub tasks: Queue<Vec<u8>>,
     pub results: Queue<Vec<u8>>,
     pub board: Board,
-    ledger: Mutex<Ledger>,
+    pub(super) ledger: Mutex<Ledger>,
     /// Whoever holds it leads; the buffer is for what is read.
-    lead: Mutex<Vec<u8>>,
+    pub(super) lead: Mutex<Vec<u8>>,
     /// Whether the pool's own thread leads, and who else wants to.
-    own_leads: AtomicBool,
-    give_way: AtomicBool,
+    pub(super) own_leads: AtomicBool,
+    pub(super) give_way: AtomicBool,
     /// Followers sleep here, with the pool's own thread.
-    hall: Mutex<Hall>,
-    news: Condvar,
+    pub(super) hall: Mutex<Hall>,
+    pub(super) news: Condvar,
     /// How many callbacks wait in the hall.
-    called: AtomicUsize,
-    leave: AtomicBool,
-    followers: AtomicUsize,
+    pub(super) called: AtomicUsize,
+    pub(super) leave: AtomicBool,
+    pub(super) followers: AtomicUsize,
     /// Tasks that want the pool's own thread when they end.
-    calling_back: AtomicUsize,
-    own_sleeps: AtomicBool,
-    state: Mutex<(State, Option<TaskError>)>,
-    endings: Mutex<HashMap<u64, Ending>>,
+    pub(super) calling_back: AtomicUsize,
+    pub(super) own_sleeps: AtomicBool,
+    pub(super) state: Mutex<(State, Option<TaskError>)>,
+    pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
-    again: Mutex<Vec<Entry>>,
-    ready: Mutex<Vec<u64>>,
+    pub(super) again: Mutex<Vec<Entry>>,
+    pub(super) ready: Mutex<Vec<u64>>,
     /// Rings for the thread that looks after the workers.
     pub bell: Bell,
     submitted: AtomicU64,
     done: AtomicU64,
-    failed: AtomicU64,
+    pub(super) failed: AtomicU64,
     cancelled: AtomicU64,
-    retried: AtomicU64,
-    deaths: AtomicU64,
+    pub(super) retried: AtomicU64,
+    pub(super) deaths: AtomicU64,
 }
 
 /// What the pool's own thread has to run. No other lock is taken, and nothing is asked whether it is done, that takes this
 /// one: [`Owner::called`] tells about it.
-type Hall = VecDeque<Box<dyn FnOnce() + Send>>;
+pub(super) type Hall = VecDeque<Box<dyn FnOnce() + Send>>;
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -118,8 +111,6 @@ impl Owner {
             deaths: AtomicU64::new(0),
         })
     }
-
-    // ---- tasks go out
 
     /// Why nothing is taken any more, if that is so.
     pub fn refusal(&self) -> Option<TaskError> {
@@ -187,7 +178,7 @@ impl Owner {
     }
 
     /// Puts the message of a task that was taken in. After an error it is still in.
-    fn send(&self, ticket: Ticket, call: Call, buffer: &mut [u8], passed: Passed) -> Result<(), TaskError> {
+    pub(super) fn send(&self, ticket: Ticket, call: Call, buffer: &mut [u8], passed: Passed) -> Result<(), TaskError> {
         TaskHead { ticket, function: call.function, count: call.count }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
@@ -227,143 +218,8 @@ impl Owner {
         cancelled
     }
 
-    // ---- results come in
-
-    /// Waits until `is_done`, which is asked after every result and every change of state; whether it came true in time.
-    pub fn wait_until(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
-        self.wait_for(is_done, deadline, false)
-    }
-
-    fn wait_for(&self, is_done: &dyn Fn() -> bool, deadline: Deadline, own: bool) -> bool {
-        loop {
-            if is_done() {
-                return true;
-            }
-            if let Ok(mut buffer) = self.lead.try_lock() {
-                self.own_leads.store(own, SeqCst);
-                let ended = self.lead_until(is_done, &mut buffer, deadline, own);
-                drop(buffer);
-                self.hand_over();
-                match ended {
-                    Some(done) => return done,
-                    // Somebody else wants to, who is faster if this one does not come back at once.
-                    None => return is_done(),
-                }
-            }
-            if !self.follow(is_done, deadline, own) {
-                return is_done();
-            }
-        }
-    }
-
-    /// Reads results until `is_done`; `None` if somebody else wants to lead.
-    fn lead_until(
-        &self,
-        is_done: &dyn Fn() -> bool,
-        buffer: &mut Vec<u8>,
-        deadline: Deadline,
-        own: bool,
-    ) -> Option<bool> {
-        loop {
-            if is_done() {
-                return Some(true);
-            }
-            if own && self.give_way.swap(false, SeqCst) {
-                return None;
-            }
-            match self.results.get_encoded(buffer, deadline, || false) {
-                Ok(_came) => self.read(buffer),
-                Err(RawRefused::Timeout) if deadline.passed() => return Some(is_done()),
-                Err(RawRefused::Timeout | RawRefused::Stopped) => {}
-                Err(RawRefused::Failed(error)) => self.break_off(TaskError::failed(error)),
-            }
-        }
-    }
-
-    /// Sleeps until there is news; whether it makes sense to look again.
-    fn follow(&self, is_done: &dyn Fn() -> bool, deadline: Deadline, own: bool) -> bool {
-        let mut hall = locked(&self.hall);
-        self.followers.fetch_add(1, Relaxed);
-        // Whoever leads looks for followers after each result, and after it has stopped leading.
-        fence(SeqCst);
-        if !own && self.own_leads.load(SeqCst) && !self.give_way.swap(true, SeqCst) {
-            self.nudge();
-        }
-        let mut again = true;
-        if !is_done() && self.lead.try_lock().is_err() {
-            match deadline.left_ns() {
-                None => hall = self.news.wait(hall).unwrap_or_else(PoisonError::into_inner),
-                Some(0) => again = false,
-                Some(nanos) => {
-                    let waited = self.news.wait_timeout(hall, Duration::from_nanos(nanos));
-                    hall = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
-        self.followers.fetch_sub(1, Relaxed);
-        drop(hall);
-        again
-    }
-
-    /// Tells followers that there is news, or nobody leads.
-    fn hand_over(&self) {
-        self.own_leads.store(false, SeqCst);
-        fence(SeqCst);
-        if self.followers.load(Relaxed) > 0 {
-            drop(locked(&self.hall));
-            self.news.notify_all();
-        }
-    }
-
-    /// Makes everybody who waits ask again whether it is done.
-    pub fn look_again(&self) {
-        self.nudge();
-        drop(locked(&self.hall));
-        self.news.notify_all();
-    }
-
-    /// Makes whoever leads ask again.
-    fn nudge(&self) {
-        let look = AnswerHead::of_worker(Word::Look, 0).with(&[]);
-        // If there is no room, there is enough to be read.
-        let _ = self.results.put_encoded(&look, &mut None, Deadline::after(Duration::ZERO), || false);
-    }
-
-    /// Reads results that are there, unless somebody leads.
-    pub fn read_what_is_there(&self) {
-        if let Ok(mut buffer) = self.lead.try_lock() {
-            while let Ok(_came) = self.results.try_get_encoded(&mut buffer) {
-                self.read(&buffer);
-            }
-            drop(buffer);
-            self.hand_over();
-        }
-    }
-
-    /// Deals with a message.
-    fn read(&self, message: &[u8]) {
-        let Some(AnswerHead { word, ticket, nanos }) = AnswerHead::read(message) else { return };
-        let rest = &message[HEAD..];
-        match word {
-            Word::Returned => drop(self.resolve(ticket, Ok(rest), nanos)),
-            Word::Panicked => drop(self.resolve(ticket, Err(panicked(rest)), nanos)),
-            Word::Unsendable => drop(self.resolve(ticket, Err(unsendable(rest)), nanos)),
-            Word::Ready => locked(&self.ready).push(ticket.generation),
-            Word::InitializerFailed => {
-                self.break_off(TaskError::Broken { reason: String::from_utf8_lossy(rest).into_owned() });
-            }
-            Word::Died => self.bury(ticket.generation),
-            Word::Look => {}
-        }
-        fence(SeqCst);
-        if self.followers.load(Relaxed) > 0 {
-            drop(locked(&self.hall));
-            self.news.notify_all();
-        }
-    }
-
     /// Lets a task leave with this outcome, unless it has left; whether it does.
-    fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
+    pub(super) fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
         let Some(entry) = locked(&self.ledger).take(ticket) else { return false };
         let count = match &outcome {
             Ok(_) => &self.done,
@@ -375,7 +231,7 @@ impl Owner {
         true
     }
 
-    fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
+    pub(super) fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
         if let Some(callback) = entry.sink.put(entry.index, outcome, nanos) {
             self.push_callback(callback);
             self.news.notify_all();
@@ -383,85 +239,9 @@ impl Owner {
         self.left(&entry);
     }
 
-    fn left(&self, entry: &Entry) {
+    pub(super) fn left(&self, entry: &Entry) {
         if entry.terms.calls_back {
             self.calling_back.fetch_sub(1, Release);
-        }
-    }
-
-    // ---- deaths
-
-    /// Notes how a worker ended, and whether the pool wanted it to. All that it sent was sent before.
-    pub fn announce_death(&self, serial: u64, ending: Ending, wanted: bool) {
-        self.deaths.fetch_add(u64::from(!wanted), Relaxed);
-        locked(&self.endings).insert(serial, ending);
-        let died = AnswerHead::of_worker(Word::Died, serial).with(&[]);
-        while let Err(RawRefused::Timeout) = self.results.put_encoded(&died, &mut None, Deadline::after(TURN), || false)
-        {
-            self.read_what_is_there();
-        }
-        self.wait_until(&|| !locked(&self.endings).contains_key(&serial), Deadline::NEVER);
-    }
-
-    /// Everything that a dead worker sent was read: what it still had died with it.
-    fn bury(&self, serial: u64) {
-        let Some(ending) = locked(&self.endings).get(&serial).cloned() else { return };
-        let tickets = locked(&self.ledger).tickets();
-        for ticket in tickets {
-            let Some(held) = self.board.held(ticket, serial) else { continue };
-            self.lose(ticket, held, &ending);
-        }
-        locked(&self.endings).remove(&serial);
-    }
-
-    fn lose(&self, ticket: Ticket, held: Held, ending: &Ending) {
-        let mut ledger = locked(&self.ledger);
-        let Some(entry) = ledger.get(ticket) else { return };
-        if held == Held::Running && entry.terms.retries > 0 {
-            if let Some(mut entry) = ledger.take(ticket) {
-                drop(ledger);
-                entry.terms.retries -= 1;
-                self.retried.fetch_add(1, Relaxed);
-                locked(&self.again).push(entry);
-            }
-            return;
-        }
-        let error = match (held, entry.terms.timeout) {
-            (Held::Expired, Some(timeout)) => TaskError::TimedOut { timeout },
-            _ => TaskError::WorkerDied { pid: ending.pid, status: Arc::clone(&ending.status) },
-        };
-        drop(ledger);
-        self.resolve(ticket, Err(error), 0);
-    }
-
-    /// Sends the tasks of dead workers once more.
-    pub fn send_again(&self) {
-        loop {
-            let Some(entry) = locked(&self.again).pop() else { return };
-            if let Some(refusal) = self.refusal().filter(|why| !matches!(why, TaskError::Closed)) {
-                self.give_up(entry, refusal);
-                continue;
-            }
-            let again = entry.terms.again.as_ref().expect("whoever may be begun again can be");
-            let mut buffer = vec![0; HEAD];
-            let (encoded, passed) = self.tasks.encoding(|| again(&mut buffer));
-            let call = entry.call;
-            let mut entry = Some(entry);
-            let ticket = loop {
-                match locked(&self.ledger).add(entry.take().expect("it came back")) {
-                    Ok(ticket) => break ticket,
-                    Err(back) => entry = Some(back),
-                }
-                self.wait_until(&|| !locked(&self.ledger).is_full(), Deadline::NEVER);
-            };
-            let sent = match encoded {
-                Ok(()) => self.send(ticket, call, &mut buffer, passed),
-                Err(error) => Err(TaskError::Arguments(Arc::new(error))),
-            };
-            if let Err(error) = sent {
-                self.board.cancel(ticket);
-                self.resolve(ticket, Err(error), 0);
-            }
         }
     }
 
@@ -480,7 +260,7 @@ impl Owner {
         self.look_again();
     }
 
-    fn fail_all(&self, why: &TaskError) {
+    pub(super) fn fail_all(&self, why: &TaskError) {
         let tickets = locked(&self.ledger).tickets();
         for ticket in tickets {
             self.board.cancel(ticket);
@@ -493,12 +273,10 @@ impl Owner {
     }
 
     /// Ends a task that has left the ledger.
-    fn give_up(&self, entry: Entry, why: TaskError) {
+    pub(super) fn give_up(&self, entry: Entry, why: TaskError) {
         self.failed.fetch_add(1, Relaxed);
         self.settle(entry, Err(why), 0);
     }
-
-    // ---- the pool's state
 
     pub fn state(&self) -> State {
         locked(&self.state).0
@@ -541,7 +319,7 @@ impl Owner {
         self.look_again();
     }
 
-    fn push_callback(&self, callback: Box<dyn FnOnce() + Send>) {
+    pub(super) fn push_callback(&self, callback: Box<dyn FnOnce() + Send>) {
         let mut hall = locked(&self.hall);
         hall.push_back(callback);
         self.called.store(hall.len(), Release);
@@ -586,65 +364,4 @@ impl Owner {
             deaths: load(&self.deaths),
         }
     }
-
-    // ---- the pool's own thread
-
-    /// Runs callbacks, and reads results when nobody else does, until [`dismiss`](Self::dismiss).
-    pub fn serve(&self) {
-        loop {
-            let mut hall = locked(&self.hall);
-            if let Some(callback) = hall.pop_front() {
-                self.called.store(hall.len(), Release);
-                drop(hall);
-                callback();
-                self.look_again();
-                continue;
-            }
-            if self.leave.load(Acquire) {
-                return;
-            }
-            if self.calling_back.load(Acquire) == 0 {
-                if self.under_way() == 0 {
-                    self.own_sleeps.store(true, Relaxed);
-                    fence(SeqCst);
-                    if self.under_way() == 0 {
-                        drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
-                    }
-                    self.own_sleeps.store(false, Relaxed);
-                    continue;
-                }
-                // Whoever wants a result reads it himself, if he comes at once.
-                hall = self.news.wait_timeout(hall, GRACE).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            drop(hall);
-            let is_called = || self.called.load(Acquire) > 0 || self.leave.load(Acquire);
-            let is_done = || is_called() || self.under_way() == 0;
-            if self.calling_back.load(Acquire) > 0 {
-                self.wait_for(&is_done, Deadline::NEVER, false);
-            } else {
-                self.wait_for(&is_done, Deadline::NEVER, true);
-            }
-        }
-    }
-
-    /// Ends the pool's own thread, when it has run all callbacks.
-    pub fn dismiss(&self) {
-        self.leave.store(true, Release);
-        self.look_again();
-    }
-}
-
-fn panicked(bytes: &[u8]) -> TaskError {
-    match codec::decode::<Panic>(bytes) {
-        Ok(panic) => panic.into(),
-        Err(error) => TaskError::Result(Arc::new(error)),
-    }
-}
-
-fn unsendable(bytes: &[u8]) -> TaskError {
-    let error = match codec::decode::<String>(bytes) {
-        Ok(text) => Error::new(crate::error::ErrorKind::Codec, "send result", text),
-        Err(error) => error,
-    };
-    TaskError::Result(Arc::new(error))
 }

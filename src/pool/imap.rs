@@ -1,0 +1,139 @@
+//! Results that are taken one by one.
+
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::batch::{Progress, Tally, outcomes};
+use super::error::TaskError;
+use super::ledger::Sink;
+use super::map::Mapping;
+use super::owner::locked;
+use crate::sys::clock::Deadline;
+
+/// Where the results of [`Imap`] go.
+struct Stream<R> {
+    tally: Tally,
+    ordered: bool,
+    /// Items of each chunk under way.
+    sizes: Mutex<HashMap<u32, usize>>,
+    came: Mutex<HashMap<u32, VecDeque<Result<R, TaskError>>>>,
+    progress: Option<Progress>,
+}
+
+impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
+    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
+        let len = locked(&self.sizes).remove(&index)?;
+        let outcomes = outcomes::<R>(outcome, len);
+        self.tally.came(len, nanos);
+        // In any order, all are in one queue.
+        let key = if self.ordered { index } else { 0 };
+        locked(&self.came).entry(key).or_default().extend(outcomes);
+        if let Some(progress) = &self.progress {
+            progress(len);
+        }
+        self.tally.left();
+        None
+    }
+}
+
+/// Results that come one by one: what [`Mapping::imap`] gives. Dropping it leaves what was sent running.
+#[must_use = "nothing is sent until results are asked for"]
+pub struct Imap<'p, I, A, R> {
+    mapping: Mapping<'p>,
+    function: Result<u64, TaskError>,
+    items: Option<I>,
+    stream: Arc<Stream<R>>,
+    next: u32,
+    sent: u32,
+    args: PhantomData<fn(A)>,
+}
+
+impl<'p, I, A, R> Imap<'p, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + Send + Sync + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    pub(super) fn new(mapping: Mapping<'p>, function: Result<u64, TaskError>, items: I, ordered: bool) -> Self {
+        let progress = mapping.progress.clone();
+        let (tally, sizes, came) = Default::default();
+        let stream = Arc::new(Stream { tally, ordered, sizes, came, progress });
+        Self { mapping, function, items: Some(items), stream, next: 0, sent: 0, args: PhantomData }
+    }
+
+    /// Sends as much as may be ahead.
+    fn send_ahead(&mut self) -> Result<(), TaskError> {
+        let workers = self.mapping.pool.processes();
+        let ahead = self.mapping.look_ahead.unwrap_or(2 * workers);
+        while self.items.is_some() && self.ahead() < ahead {
+            let chunk = self.mapping.chunk.unwrap_or_else(|| self.stream.tally.chunk().unwrap_or(1) as usize);
+            let part: Vec<A> = self.items.as_mut().map(|items| items.take(chunk).collect()).unwrap_or_default();
+            if part.len() < chunk {
+                self.items = None;
+            }
+            if part.is_empty() {
+                break;
+            }
+            let index = self.sent;
+            locked(&self.stream.sizes).insert(index, part.len());
+            self.stream.tally.sent();
+            let sink: Arc<dyn Sink> = Arc::clone(&self.stream) as _;
+            let function = self.function.clone()?;
+            self.sent += 1;
+            if let Err(error) = self.mapping.send(function, part, &sink, index, false) {
+                // An error for each item, in their place.
+                drop(sink.put(index, Err(error), 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Chunks that are under way or not taken.
+    fn ahead(&self) -> usize {
+        if self.stream.ordered { (self.sent - self.next) as usize } else { self.stream.tally.under_way() }
+    }
+
+    fn take(&mut self) -> Option<Result<R, TaskError>> {
+        let key = if self.stream.ordered { self.next } else { 0 };
+        let mut came = locked(&self.stream.came);
+        let chunk = came.get_mut(&key)?;
+        let one = chunk.pop_front();
+        if chunk.is_empty() {
+            came.remove(&key);
+            self.next += 1;
+        }
+        one
+    }
+}
+
+impl<I, A, R> Iterator for Imap<'_, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + Send + Sync + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.send_ahead() {
+            self.items = None;
+            self.stream.tally.left();
+            return Some(Err(error));
+        }
+        if let Some(one) = self.take() {
+            return Some(one);
+        }
+        let stream = &self.stream;
+        if stream.tally.under_way() == 0 && locked(&stream.came).is_empty() {
+            return None;
+        }
+        let key = if stream.ordered { self.next } else { 0 };
+        let has_come = || locked(&stream.came).contains_key(&key);
+        self.mapping.pool.owner().wait_until(&has_come, Deadline::NEVER);
+        self.take()
+    }
+}
