@@ -55,7 +55,7 @@ fn recount(segment: &Segment) -> Stats {
         *states.entry(state).or_default() += pages as usize * PAGE;
         if state == 2 {
             let owner = word(segment, pagemap + 16 * page + 8, 8);
-            let kind = word(segment, objects + 256 * (owner & 0xffff_ffff) + 8, 4);
+            let kind = word(segment, objects + 512 * (owner & 0xffff_ffff) + 8, 4);
             *kinds.entry(kind).or_default() += pages as usize * PAGE;
         }
         page += pages;

@@ -57,7 +57,7 @@ impl Bytes {
 
     /// Where the directory entry of object `index` is, and where the object is.
     fn object(&self, index: u32) -> (u64, u64) {
-        let entry = self.header("objects_at") + 256 * u64::from(index);
+        let entry = self.header("objects_at") + 512 * u64::from(index);
         (entry, self.header("pages_at") + PAGE * self.get(entry, "`ObjectBlock`", "page"))
     }
 }
@@ -67,13 +67,13 @@ fn the_header_and_the_geometry() {
     let segment = Segment::builder().size(8 << 20).processes(5).lanes(9).anonymous().unwrap();
     let bytes = Bytes::of(&segment);
     assert_eq!(bytes.read(field("`HeaderBlock`", "magic").0, 8), b"KINFOLK\n");
-    assert_eq!([bytes.header("version"), bytes.header("size")], [3, 8 << 20]);
+    assert_eq!([bytes.header("version"), bytes.header("size")], [4, 8 << 20]);
     assert_eq!([bytes.header("rows"), bytes.header("lanes"), bytes.header("objects")], [5, 9, 1024]);
     let up = |at: u64, to: u64| at.div_ceil(to) * to;
     let lanes_at = 4096 + 5 * 256;
     let pagemap_at = up(lanes_at + 9 * 128, 4096);
     let objects_at = up(pagemap_at + 1024 * 16, 4096);
-    let pages_at = up(objects_at + 1024 * 256, PAGE);
+    let pages_at = up(objects_at + 1024 * 512, PAGE);
     let offsets = ["rows_at", "lanes_at", "pagemap_at", "objects_at", "pages_at"].map(|name| bytes.header(name));
     assert_eq!(offsets, [4096, lanes_at, pagemap_at, objects_at, pages_at]);
     assert_eq!(bytes.header("pages"), ((8 << 20) - pages_at) / PAGE);
@@ -92,7 +92,7 @@ fn a_row_a_lane_and_a_lock() {
     let (name, size) = field("`RowBlock`", "name");
     assert_eq!(bytes.read(row + name, size), [b"MainProcess".as_slice(), &[0; 37]].concat());
     let lane = bytes.header("lanes_at");
-    assert_eq!(bytes.get(lane, "`LaneBlock`", "owner"), 1 << 8, "generation 1 of row 0");
+    assert_eq!(bytes.get(lane, "`LaneBlock`", "owner"), 1 << 10, "generation 1 of row 0");
 
     let (entry, object) = bytes.object(mutex.id().index);
     let state = bytes.get(entry, "`ObjectBlock`", "state");

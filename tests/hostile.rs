@@ -53,7 +53,7 @@ fn a_wrong_file_is_refused_with_what_was_found_and_wanted() {
         ("zeros", vec![0; 1 << 20], true, ErrorKind::NotASegment, "expected"),
         ("not sealed", good.clone(), false, ErrorKind::NotSealed, "sealed"),
         ("other magic", changed(0, 1), true, ErrorKind::NotASegment, "starts with"),
-        ("other version", changed(8, 4), true, ErrorKind::VersionMismatch, "version 7, this library reads 3"),
+        ("other version", changed(8, 3), true, ErrorKind::VersionMismatch, "version 7, this library reads 4"),
         ("other layout", changed(16, 1), true, ErrorKind::LayoutMismatch, "layout"),
         ("truncated", good[..good.len() / 2].to_vec(), true, ErrorKind::SizeMismatch, "its header says"),
         ("other geometry", changed(48, 3), true, ErrorKind::Corrupt, "geometry"),
@@ -150,7 +150,7 @@ fn objects_whose_entries_say_too_few_bytes_are_left_alone() {
     rustix::io::pread(segment.as_fd(), &mut word, 88).unwrap();
     let objects_at = u64::from_ne_bytes(word);
     for index in 0..segment.stats().objects as u64 {
-        rustix::io::pwrite(segment.as_fd(), &1u64.to_ne_bytes(), objects_at + 256 * index + 24).unwrap();
+        rustix::io::pwrite(segment.as_fd(), &1u64.to_ne_bytes(), objects_at + 512 * index + 24).unwrap();
     }
     // By what a recovery looks at too.
     let text = segment.inspect().to_string();

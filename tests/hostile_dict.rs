@@ -119,7 +119,7 @@ fn read(file: &File, at: u64, bytes: usize) -> u64 {
 
 /// Where an object begins.
 fn place(file: &File, object: u64) -> u64 {
-    read(file, 96, 8) + PAGE * read(file, read(file, 88, 8) + 256 * object + 12, 4)
+    read(file, 96, 8) + PAGE * read(file, read(file, 88, 8) + 512 * object + 12, 4)
 }
 
 /// Writes to the memory of an object, as any process that has the segment mapped could.

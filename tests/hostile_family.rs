@@ -35,7 +35,7 @@ fn scribble(segment: &Segment, writes: &[Write], moment: u32) {
     };
     let size = file.metadata().unwrap().len();
     for (_, object, at, value) in writes.iter().filter(|write| write.0 == moment) {
-        let page = |object: u64| read(96, 8) + PAGE * read(read(88, 8) + 256 * object + 12, 4);
+        let page = |object: u64| read(96, 8) + PAGE * read(read(88, 8) + 512 * object + 12, 4);
         let start = if *object < OBJECTS { page(*object) } else { 0 };
         file.write_all_at(&value.to_ne_bytes(), (start + at).min(size - 8) & !3).unwrap();
     }

@@ -25,7 +25,7 @@ fn memory_of(file: &File, index: u32) -> u64 {
         file.read_exact_at(&mut bytes, at).unwrap();
         u64::from_ne_bytes(bytes)
     };
-    let entry = word(88) + 256 * u64::from(index);
+    let entry = word(88) + 512 * u64::from(index);
     word(96) + PAGE * (word(entry + 8) >> 32)
 }
 

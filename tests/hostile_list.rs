@@ -73,7 +73,7 @@ fn arena(file: &File) -> u64 {
 fn wrong_roots_and_spans_are_errors() {
     let _watchdog = watchdog(Duration::from_secs(60));
     let (family, file) = Family::new();
-    let entry = read(&file, 88) + 256;
+    let entry = read(&file, 88) + 512;
     let page = read(&file, entry + 8) >> 32;
     let list = arena(&file) + PAGE * page;
     // The root is behind the line of the lock; the span is the third word of what it names.

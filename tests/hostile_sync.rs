@@ -156,7 +156,7 @@ impl Place {
             file.read_exact_at(&mut word[..bytes], at).unwrap();
             u64::from_le_bytes(word)
         };
-        let (entry, size) = (|object: u64| word(88, 8) + 256 * object, file.metadata().unwrap().len());
+        let (entry, size) = (|object: u64| word(88, 8) + 512 * object, file.metadata().unwrap().len());
         let at = match self {
             Self::Memory(object, at) => word(96, 8) + PAGE * word(entry(object) + 12, 4) + at,
             Self::Entry(object, at) => entry(object) + at,

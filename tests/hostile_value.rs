@@ -95,7 +95,7 @@ fn read(file: &File, at: u64, bytes: usize) -> u64 {
 }
 
 fn entry(file: &File, object: u64) -> u64 {
-    read(file, 88, 8) + 256 * object
+    read(file, 88, 8) + 512 * object
 }
 
 /// Writes to the memory of an object, as any process that has the segment mapped could.

@@ -436,12 +436,12 @@ fn a_publisher_that_is_stopped_holds_up_publishers_and_nobody_who_looks() {
     let owner = |lane: &[u8]| u32::from_le_bytes(lane[..4].try_into().unwrap());
     let me = owner(&lanes);
     let its = lanes.chunks(128).position(|lane| owner(lane) != 0 && owner(lane) != me).unwrap();
-    let (its, row) = (its as u32 + 1, owner(&lanes[128 * its..]) & 0xff);
+    let (its, row) = (its as u32 + 1, owner(&lanes[128 * its..]) & 0x3ff);
     // It has the root open, too, as whoever locks it has.
     let write =
         |at: u64, bytes: &[u8]| assert_eq!(rustix::io::pwrite(manager.segment(), bytes, at).unwrap(), bytes.len());
-    write(objects_at + 256 * root + 32, &(1u64 << row).to_ne_bytes());
-    let page = word(objects_at + 256 * root + 8) >> 32;
+    write(objects_at + 512 * root + 32, &(1u64 << row).to_ne_bytes());
+    let page = word(objects_at + 512 * root + 8) >> 32;
     write(pages_at + page * (8 << 10), &its.to_ne_bytes());
     assert_eq!(manager.find::<u32>("there").unwrap(), 1);
     assert_eq!(manager.published().unwrap(), ["there"]);
@@ -473,7 +473,7 @@ proptest! {
         let (objects_at, pages_at) = (word(88), word(96));
         for (at, value, what) in writes {
             // The header's last words, the entries in use, the first pages.
-            let (from, len) = [(104, 80), (objects_at, 8 * 256), (pages_at, 64), (pages_at, 80 << 10)][what as usize];
+            let (from, len) = [(104, 80), (objects_at, 8 * 512), (pages_at, 64), (pages_at, 80 << 10)][what as usize];
             let at = from + ((at * len as f64) as u64 & !7);
             let value = if value % 3 == 0 { value & 0xff } else { value };
             // Not the lock of the arena, which is waited for 5 s if a lane that lives is in it.

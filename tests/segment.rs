@@ -45,7 +45,7 @@ fn a_fresh_segment_has_little_memory_however_large_it_is() {
     let committed = large.stats().committed_bytes as u64;
     assert_eq!(committed, 2 << 20);
     // A step of the page map, and one of the directory.
-    assert!(memory(&large) - before <= committed + 4096 + (64 << 10), "{} B", memory(&large) - before);
+    assert!(memory(&large) - before <= committed + 4096 + (128 << 10), "{} B", memory(&large) - before);
     assert_eq!(Segment::anonymous((64 << 30) + 1).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 

@@ -136,6 +136,8 @@ impl Work {
             // A fork of a process with one thread, which has a stack of the usual size.
             return task();
         }
+        // This thread only waits from now on.
+        Segment::rest_thread();
         match std::thread::Builder::new().name(order.name).stack_size(STACK_BYTES).spawn(task) {
             // An error of `join` would be a panic of the lines above, after which nothing was published.
             Ok(thread) => thread.join().unwrap_or(FAILED),

@@ -83,7 +83,7 @@ impl SegmentBuilder {
         self
     }
 
-    /// How many processes may have it open at once (256 by default, at most 256).
+    /// How many processes may have it open at once (256 by default, at most 1024).
     pub fn processes(mut self, count: u32) -> Self {
         self.processes = count;
         self

@@ -227,8 +227,8 @@ fn blocks_of_one_to_one_rings_have_the_documented_sizes_and_seats() {
 #[test]
 fn the_documented_constants_are_the_real_ones() {
     let numbers = [PAGE, HEADER_BYTES, MAX_ROWS as usize, MAX_LANES as usize, VERSION as usize];
-    assert_eq!(numbers, [8 << 10, 4 << 10, 256, 1022, 3], "change FORMAT.md with them");
-    assert_eq!([ROW_BYTES, LANE_BYTES, PAGE_ENTRY_BYTES, OBJECT_BYTES], [256, 128, 16, 256], "and with these");
+    assert_eq!(numbers, [8 << 10, 4 << 10, 1024, 1022, 4], "change FORMAT.md with them");
+    assert_eq!([ROW_BYTES, LANE_BYTES, PAGE_ENTRY_BYTES, OBJECT_BYTES], [256, 128, 16, 512], "and with these");
     assert_eq!(MAGIC.to_le_bytes(), *b"KINFOLK\n");
     assert_eq!([MAX_SIZE, MAX_OBJECTS], [64 << 30, 16384]);
     assert!(MAX_SIZE / (PAGE as u64) < 1 << 26, "a number of pages fits its bits");

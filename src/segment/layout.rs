@@ -12,7 +12,7 @@ pub const PAGE: usize = 8 * 1024;
 /// The largest segment.
 pub const MAX_SIZE: u64 = 64 << 30;
 /// Process rows: the bitmaps of who has an object open have one bit for each.
-pub const MAX_ROWS: u32 = 256;
+pub const MAX_ROWS: u32 = 1024;
 /// Lanes: 10 bits in every stamped word, without 0 (nobody) and 1023 (orphans).
 pub const MAX_LANES: u32 = 1022;
 /// Objects of a segment, and entries of its directory.
@@ -25,7 +25,7 @@ pub const HEADER_BYTES: usize = 4096;
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KINFOLK\n");
 /// Version of the format: changes when the meaning of a byte changes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A type that may be looked at in place in shared memory.
 ///
@@ -241,13 +241,17 @@ pub struct ObjectBlock {
     /// keeping the object in place: waking the users of a later object does no harm.
     pub waits: [WaitBlock; WAITS],
     /// Spare.
-    pub spare: [AtomicU64; 14],
+    pub spare: [AtomicU64; 22],
 }
 // SAFETY: repr(C), atomics only.
 unsafe impl Block for ObjectBlock {}
 
 /// Words to sleep on that each object has.
 pub const WAITS: usize = 4;
+/// Bits of a row's number in a lane's owner; the others are its generation's.
+pub const ROW_BITS: u32 = 10;
+/// The part of a row's generation that a lane's owner has.
+pub const LANE_GENERATION: u32 = u32::MAX >> ROW_BITS;
 /// Bytes of a row.
 pub const ROW_BYTES: usize = 256;
 /// Bytes of a lane.
@@ -255,7 +259,7 @@ pub const LANE_BYTES: usize = 128;
 /// Bytes of a page-map entry.
 pub const PAGE_ENTRY_BYTES: usize = 16;
 /// Bytes of a directory entry.
-pub const OBJECT_BYTES: usize = 256;
+pub const OBJECT_BYTES: usize = 512;
 
 /// A number that differs between builds whose blocks differ.
 pub fn layout_hash() -> u64 {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use super::directory::{ObjectId, Standing};
-use super::layout::{Block, ObjectBlock, fnv1a};
+use super::layout::{Block, LANE_GENERATION, ObjectBlock, fnv1a};
 use super::recover::{Kind, Losses, kind};
 use super::shm::ShmSlice;
 use super::{Inner, Segment, Storage};
@@ -311,7 +311,7 @@ impl Inner {
 
     /// Whether words of the object name lanes of this process.
     fn has_claims(&self, id: ObjectId) -> bool {
-        let owner = (self.row(), self.row_state(self.row()).generation() & 0xff_ffff);
+        let owner = (self.row(), self.row_state(self.row()).generation() & LANE_GENERATION);
         self.names_lane(id, &|lane| self.lane_owner(lane) == Some(owner))
     }
 

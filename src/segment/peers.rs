@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Inner;
-use super::layout::{LANE_BYTES, LaneBlock, ROW_BYTES, RowBlock};
+use super::layout::{LANE_BYTES, LANE_GENERATION, LaneBlock, ROW_BITS, ROW_BYTES, RowBlock};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{Lane, NOBODY, Peers};
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -126,6 +126,12 @@ thread_local! {
 }
 
 struct Lanes(Vec<(Weak<Inner>, u64, Lane)>);
+
+/// Gives the calling thread's lanes back. It must hold nothing; it gets others when it uses a segment again.
+pub(super) fn give_lanes_back() {
+    let lanes = LANES.try_with(|lanes| lanes.replace(Lanes(Vec::new())));
+    drop(lanes);
+}
 
 impl Drop for Lanes {
     fn drop(&mut self) {
@@ -314,7 +320,7 @@ impl Inner {
 
     pub(super) fn claim_lane(&self) -> Result<Lane, Error> {
         let row = self.row();
-        let owner = row | (self.row_state(row).generation() & 0xff_ffff) << 8;
+        let owner = row | (self.row_state(row).generation() & LANE_GENERATION) << ROW_BITS;
         for lane in 1..=self.geometry.lanes as Lane {
             let word = &self.lane_block(lane).owner;
             if word.load(Relaxed) == 0 && word.compare_exchange(0, owner, AcqRel, Relaxed).is_ok() {
@@ -333,14 +339,14 @@ impl Inner {
             return None;
         }
         let owner = self.lane_block(lane).owner.load(Acquire);
-        let row = owner & 0xff;
-        (owner != 0 && row < self.geometry.rows).then_some((row, owner >> 8))
+        let row = owner & ((1 << ROW_BITS) - 1);
+        (owner != 0 && row < self.geometry.rows).then_some((row, owner >> ROW_BITS))
     }
 
     /// The lanes of one generation of a row.
     pub(crate) fn lanes_of(&self, row: u32, generation: u32) -> Vec<Lane> {
         (1..=self.geometry.lanes as Lane)
-            .filter(|lane| self.lane_owner(*lane) == Some((row, generation & 0xff_ffff)))
+            .filter(|lane| self.lane_owner(*lane) == Some((row, generation & LANE_GENERATION)))
             .collect()
     }
 
@@ -396,7 +402,9 @@ fn raise(word: &AtomicU32, value: u32) {
 impl Peers for Inner {
     fn bury(&self, lane: Lane) -> bool {
         self.lane_owner(lane).is_some_and(|(row, generation)| {
-            self.row_state(row).generation() & 0xff_ffff == generation && self.is_dead(row) && self.recover_row(row)
+            self.row_state(row).generation() & LANE_GENERATION == generation
+                && self.is_dead(row)
+                && self.recover_row(row)
         })
     }
 
