@@ -187,7 +187,8 @@ fn kills_at_random_moments_lose_no_message_and_no_memory() {
     let mut random = Random::new(5);
     let segment = Segment::family().unwrap();
     let before = segment.stats().vanished;
-    for round in 0..200 {
+    // Until a kill has hit a loan, too.
+    for round in (0..).take_while(|round| *round < 200 || segment.stats().vanished == before) {
         let queue = Queue::builder().bytes(256 << 10).build::<Vec<u8>>().unwrap();
         let child = Process::builder().daemon(true).spawn(lend, (queue.clone(), round)).unwrap();
         let mut next = 0u64;
@@ -211,5 +212,4 @@ fn kills_at_random_moments_lose_no_message_and_no_memory() {
             }
         }
     }
-    assert!(segment.stats().vanished > before, "no kill hit a loan: the test proves less than it should");
 }
