@@ -12,6 +12,7 @@ mod conditions;
 mod connections;
 mod dicts;
 mod events;
+mod fork_server;
 mod heap;
 mod lists;
 mod locks;
