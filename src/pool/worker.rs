@@ -84,7 +84,12 @@ impl Worker {
         let board = self.board.clone();
         loop {
             // A pool that ends has no task left, or wants none to be done.
-            let came = match tasks.get_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping()) {
+            let mut begun = None;
+            // Begun before the queue forgets it: at every moment either the queue or the board has the task.
+            let begin = |message: &[u8]| {
+                begun = TaskHead::read(message).filter(|head| board.begin(head.ticket, self.outfit.serial));
+            };
+            let came = match tasks.claim_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping(), begin) {
                 Ok(came) => came,
                 Err(RawRefused::Timeout) => continue,
                 Err(RawRefused::Stopped) => return,
@@ -93,10 +98,7 @@ impl Worker {
                     return;
                 }
             };
-            let Some(head) = TaskHead::read(&buffer) else { continue };
-            if !board.begin(head.ticket, self.outfit.serial) {
-                continue;
-            }
+            let Some(head) = begun else { continue };
             DESK.with(|desk| desk.came.set(Some(came)));
             if !self.run_one(head, &mut buffer) {
                 return;
