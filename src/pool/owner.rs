@@ -68,7 +68,7 @@ pub(super) struct Owner {
     state: Mutex<(State, Option<TaskError>)>,
     endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
-    again: Mutex<Vec<Entry>>,
+    again: Mutex<Vec<Ticket>>,
     ready: Mutex<Vec<u64>>,
     /// Rings for the thread that looks after the workers.
     pub bell: Bell,
@@ -159,7 +159,7 @@ impl Owner {
             if calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            self.send(ticket, call, buffer, passed).inspect_err(|_| {
+            self.send(ticket, call, buffer, passed, true).inspect_err(|_| {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
                 if let Some(entry) = locked(&self.ledger).take(ticket) {
@@ -178,24 +178,37 @@ impl Owner {
                 Ok(ticket) => return Ok(ticket),
                 Err(back) => entry = back,
             }
-            let full = || locked(&self.ledger).is_full();
-            self.wait_until(&|| !full() || self.refusal().is_some(), Deadline::NEVER);
             if let Some(refusal) = self.refusal() {
                 return Err(refusal);
             }
+            let full = || locked(&self.ledger).is_full();
+            self.wait_until(&|| !full() || self.refusal().is_some(), Deadline::NEVER);
         }
     }
 
-    /// Puts the message of a task that was taken in. After an error it is still in.
-    fn send(&self, ticket: Ticket, call: Call, buffer: &mut [u8], passed: Passed) -> Result<(), TaskError> {
+    /// Puts the message of a task that was taken in; whether there was room, for which it may wait. After an error the task
+    /// is still in.
+    fn send(
+        &self,
+        ticket: Ticket,
+        call: Call,
+        buffer: &mut [u8],
+        passed: Passed,
+        may_wait: bool,
+    ) -> Result<bool, TaskError> {
         TaskHead { ticket, function: call.function, count: call.count }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
         let mut wait = Deadline::after(Duration::ZERO);
+        let mut sent = true;
         loop {
             match self.tasks.put_encoded(buffer, &mut passed, wait, stop) {
                 Ok(()) => break,
+                Err(RawRefused::Timeout) if !may_wait => {
+                    sent = false;
+                    break;
+                }
                 Err(RawRefused::Timeout) => {
                     // The workers may wait for room for their results.
                     self.read_what_is_there();
@@ -213,7 +226,7 @@ impl Owner {
             drop(locked(&self.hall));
             self.news.notify_all();
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// Takes a task out that no worker has begun; whether it is out.
@@ -416,16 +429,15 @@ impl Owner {
 
     fn lose(&self, ticket: Ticket, held: Held, ending: &Ending) {
         let mut ledger = locked(&self.ledger);
-        let Some(entry) = ledger.get(ticket) else { return };
-        if held == Held::Running && entry.terms.retries > 0 {
-            if let Some(mut entry) = ledger.take(ticket) {
+        if held == Held::Running {
+            if let Some(ticket) = ledger.renew(ticket) {
                 drop(ledger);
-                entry.terms.retries -= 1;
                 self.retried.fetch_add(1, Relaxed);
-                locked(&self.again).push(entry);
+                locked(&self.again).push(ticket);
+                return;
             }
-            return;
         }
+        let Some(entry) = ledger.get(ticket) else { return };
         let error = match (held, entry.terms.timeout) {
             (Held::Expired, Some(timeout)) => TaskError::TimedOut { timeout },
             _ => TaskError::WorkerDied { pid: ending.pid, status: Arc::clone(&ending.status) },
@@ -434,33 +446,30 @@ impl Owner {
         self.resolve(ticket, Err(error), 0);
     }
 
-    /// Sends the tasks of dead workers once more.
-    pub fn send_again(&self) {
+    /// Sends the tasks of dead workers once more; whether there was room for all of them. It never waits, since whoever calls it
+    /// replaces the workers that make room.
+    pub fn send_again(&self) -> bool {
         loop {
-            let Some(entry) = locked(&self.again).pop() else { return };
-            if let Some(refusal) = self.refusal().filter(|why| !matches!(why, TaskError::Closed)) {
-                self.give_up(entry, refusal);
-                continue;
-            }
-            let again = entry.terms.again.as_ref().expect("whoever may be begun again can be");
+            let Some(ticket) = locked(&self.again).pop() else { return true };
+            let found = locked(&self.ledger).get(ticket).map(|entry| (entry.call, entry.terms.again.clone()));
+            // If it is gone, all were given up.
+            let Some((call, Some(again))) = found else { continue };
             let mut buffer = vec![0; HEAD];
             let (encoded, passed) = self.tasks.encoding(|| again(&mut buffer));
-            let call = entry.call;
-            let mut entry = Some(entry);
-            let ticket = loop {
-                match locked(&self.ledger).add(entry.take().expect("it came back")) {
-                    Ok(ticket) => break ticket,
-                    Err(back) => entry = Some(back),
-                }
-                self.wait_until(&|| !locked(&self.ledger).is_full(), Deadline::NEVER);
-            };
             let sent = match encoded {
-                Ok(()) => self.send(ticket, call, &mut buffer, passed),
+                Ok(()) => self.send(ticket, call, &mut buffer, passed, false),
                 Err(error) => Err(TaskError::Arguments(Arc::new(error))),
             };
-            if let Err(error) = sent {
-                self.board.cancel(ticket);
-                self.resolve(ticket, Err(error), 0);
+            match sent {
+                Ok(true) => {}
+                Ok(false) => {
+                    locked(&self.again).push(ticket);
+                    return false;
+                }
+                Err(error) => {
+                    self.board.cancel(ticket);
+                    self.resolve(ticket, Err(error), 0);
+                }
             }
         }
     }
@@ -474,6 +483,7 @@ impl Owner {
             }
             state.1 = Some(why.clone());
         }
+        locked(&self.ledger).shut();
         self.fail_all(&why);
         self.bell.ring();
         self.tasks.wake_all();
@@ -486,16 +496,6 @@ impl Owner {
             self.board.cancel(ticket);
             self.resolve(ticket, Err(why.clone()), 0);
         }
-        let again = std::mem::take(&mut *locked(&self.again));
-        for entry in again {
-            self.give_up(entry, why.clone());
-        }
-    }
-
-    /// Ends a task that has left the ledger.
-    fn give_up(&self, entry: Entry, why: TaskError) {
-        self.failed.fetch_add(1, Relaxed);
-        self.settle(entry, Err(why), 0);
     }
 
     // ---- the pool's state
@@ -511,15 +511,19 @@ impl Owner {
 
     /// Takes no more tasks.
     pub fn close(&self) {
-        let mut state = locked(&self.state);
-        if state.0 == State::Open {
-            state.0 = State::Closed;
+        {
+            let mut state = locked(&self.state);
+            if state.0 == State::Open {
+                state.0 = State::Closed;
+            }
         }
+        locked(&self.ledger).shut();
     }
 
     /// Takes no more tasks, and gives those up that there are.
     pub fn terminate(&self) {
         locked(&self.state).0 = State::Terminated;
+        locked(&self.ledger).shut();
         self.board.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
@@ -549,8 +553,7 @@ impl Owner {
 
     /// How many tasks are under way.
     pub fn under_way(&self) -> usize {
-        let under_way = locked(&self.ledger).len();
-        under_way + locked(&self.again).len()
+        locked(&self.ledger).len()
     }
 
     /// Workers that said they can begin, since the last call.
