@@ -469,6 +469,7 @@ impl Owner {
                 Err(error) => {
                     self.board.cancel(ticket);
                     self.resolve(ticket, Err(error), 0);
+                    self.look_again();
                 }
             }
         }
