@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::error::TaskError;
 use super::function::{self, Function, MOST_ITEMS};
+use super::guard::{contained, guarded};
 use super::ledger::{Call, Sink, Terms};
 use super::message::Word;
 use super::task::{Callbacks, Cell, Task, deliver};
@@ -71,7 +72,7 @@ fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskE
     let short = || Error::new(ErrorKind::Codec, "decode results", "fewer than there were arguments");
     let (word, behind) = rest.split_first().ok_or_else(short)?;
     if *word == Word::Returned as u8 {
-        let (result, behind) = codec::decode_one::<R>(behind)?;
+        let (result, behind) = guarded("decode result", || codec::decode_one::<R>(behind))?;
         *rest = behind;
         return Ok(Ok(result));
     }
@@ -189,7 +190,7 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
         let all_sent = state.all_sent;
         drop(state);
         if let Some(progress) = &self.progress {
-            progress(len);
+            contained(|| progress(len));
         }
         self.tally.left();
         (all_sent && self.tally.under_way() == 0).then(|| self.deliver()).flatten()
@@ -460,7 +461,7 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
         let key = if self.ordered { index } else { 0 };
         locked(&self.came).entry(key).or_default().extend(outcomes);
         if let Some(progress) = &self.progress {
-            progress(len);
+            contained(|| progress(len));
         }
         self.tally.left();
         None

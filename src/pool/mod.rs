@@ -24,6 +24,7 @@ mod builder;
 mod crew;
 mod error;
 mod function;
+mod guard;
 mod ledger;
 mod map;
 mod message;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::board::{Board, Held, Ticket};
 use super::error::TaskError;
+use super::guard::{contained, guarded};
 use super::ledger::{Call, Entry, Ledger, Sink, Terms};
 use super::message::{AnswerHead, HEAD, TaskHead, Word};
 use super::stats::PoolStats;
@@ -146,7 +147,7 @@ impl Owner {
         }
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
-            let (encoded, passed) = self.tasks.encoding(|| encode(buffer));
+            let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
             encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
             let calls_back = terms.calls_back;
             if terms.timeout.is_some() {
@@ -389,11 +390,13 @@ impl Owner {
     }
 
     fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
-        if let Some(callback) = entry.sink.put(entry.index, outcome, nanos) {
+        if let Some(callback) = contained(|| entry.sink.put(entry.index, outcome, nanos)).flatten() {
             self.push_callback(callback);
             self.news.notify_all();
         }
         self.left(&entry);
+        // With it go arguments, and results that nobody wants.
+        contained(|| drop(entry));
     }
 
     fn left(&self, entry: &Entry) {
@@ -455,7 +458,9 @@ impl Owner {
             // If it is gone, all were given up.
             let Some((call, Some(again))) = found else { continue };
             let mut buffer = vec![0; HEAD];
-            let (encoded, passed) = self.tasks.encoding(|| again(&mut buffer));
+            let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || again(&mut buffer)));
+            // Perhaps the last one that has the arguments.
+            contained(|| drop(again));
             let sent = match encoded {
                 Ok(()) => self.send(ticket, call, &mut buffer, passed, false),
                 Err(error) => Err(TaskError::Arguments(Arc::new(error))),
@@ -600,7 +605,7 @@ impl Owner {
             if let Some(callback) = hall.pop_front() {
                 self.called.store(hall.len(), Release);
                 drop(hall);
-                callback();
+                contained(callback);
                 self.look_again();
                 continue;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::function::DESK;
+use super::function::{DESK, write_panic};
 use super::message::{AnswerHead, HEAD, TaskHead, Word};
 use crate::channel::{Queue, RawRefused};
 use crate::error::Error;
@@ -117,14 +117,26 @@ impl Worker {
             self.board.note(self.outfit.row, head.ticket.slot, now_ns());
         }
         let begin = Instant::now();
-        let ran = self.find(head.function).and_then(|record| record.entry()(buffer, 0));
+        let ran = self.find(head.function).and_then(|record| {
+            // The function's own panics do not come here, but those of its argument's and result's types do.
+            let ran = catch_unwind(AssertUnwindSafe(|| record.entry()(buffer, 0)));
+            ran.unwrap_or_else(|payload| {
+                write_panic(buffer, &*payload);
+                Ok(())
+            })
+        });
         let nanos = begin.elapsed().as_nanos() as u64;
         let (word, mut passed) = DESK.with(|desk| {
             drop(desk.came.take());
             (desk.word.take(), desk.passed.take())
         });
         let word = match ran {
-            Ok(()) => word.unwrap_or(Word::Unsendable),
+            Ok(()) => {
+                let word = word.unwrap_or(Word::Unsendable);
+                // Those of a result that was encoded before its drop panicked.
+                passed = passed.filter(|_| word == Word::Returned);
+                word
+            }
             Err(error) => {
                 passed = None;
                 write_text(buffer, &error);
