@@ -264,8 +264,8 @@ fn foreign(name: &str, why: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn entry(arguments: Vec<u8>, _row: u32) -> Result<Vec<u8>, Error> {
-        Ok(arguments)
+    fn entry(_message: &mut Vec<u8>, _row: u32) -> Result<(), Error> {
+        Ok(())
     }
 
     static RECORD: Record = Record::new(entry, || "entry");
