@@ -201,7 +201,7 @@ fn arguments_that_cannot_be_encoded_once_more_are_an_error_of_the_task() {
     assert_eq!((pool.stats().retried, pool.stats().deaths), (1, 1));
     // Whoever replaces workers still does.
     for n in 0..5 {
-        let died = pool.apply(|_: u64| std::process::abort(), n).map(|()| ());
+        let died: Result<(), _> = pool.apply(|_: u64| std::process::abort(), n);
         assert!(matches!(died, Err(TaskError::WorkerDied { .. })), "{died:?}");
     }
     assert_eq!(pool.apply(take, Touchy::new(1, Nowhere, Side::Owner)).unwrap(), 2);
