@@ -24,6 +24,8 @@ mod leases;
 mod lists;
 #[path = "step/names.rs"]
 mod names;
+#[path = "step/pools.rs"]
+mod pools;
 #[path = "step/values.rs"]
 mod values;
 
@@ -431,6 +433,8 @@ fn main() {
         ("growth of lists", lists::growth),
         ("recoverers of lists", lists::recovery),
         ("recoverers", recoverers),
+        // The last one: a pool starts threads, so there are no forks after it.
+        ("workers", pools::workers),
     ];
     let mut passed = 0;
     for &(name, test) in tests {

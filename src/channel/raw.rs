@@ -1,9 +1,10 @@
 //! A queue of messages whose types only their senders and takers know: the layer above says what is in the bytes.
 
 use super::mailbox::{Ended, News, Refused};
+use super::plain::Target;
 use super::queue::Queue;
 use crate::error::Error;
-use crate::segment::{Passed, into_message};
+use crate::segment::{Passed, ShmSlice, into_message};
 use crate::sys::clock::Deadline;
 
 /// Why a message was not put or taken.
@@ -29,6 +30,20 @@ impl From<Ended> for RawRefused {
 
 /// Keeps the handles in a message open until they are decoded.
 pub(crate) struct Came(#[allow(dead_code, reason = "what counts is when it is dropped")] News);
+
+/// A buffer, and what is done as soon as a message is in it, while the message is still the queue's.
+struct Claimed<'a, F> {
+    buffer: &'a mut Vec<u8>,
+    claim: F,
+}
+
+impl<F: FnMut(&[u8])> Target for Claimed<'_, F> {
+    #[inline]
+    fn fill(&mut self, data: &ShmSlice<'_>, at: usize, len: usize) {
+        self.buffer.fill(data, at, len);
+        (self.claim)(self.buffer);
+    }
+}
 
 impl Queue<Vec<u8>> {
     /// Runs `f`, which encodes something that is to be put. The second part of the answer goes to
@@ -67,6 +82,21 @@ impl Queue<Vec<u8>> {
     ) -> Result<Came, RawRefused> {
         let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
         Ok(Came(self.inner.mailbox.recv(lane, buffer, deadline, stop)?))
+    }
+
+    /// As [`get_encoded`](Self::get_encoded); calls `claim` with the message before the queue forgets it. Whoever dies before
+    /// `claim` leaves the message to another; whoever dies in it or soon after it may leave it to another, too, who has to
+    /// find out that it was claimed.
+    #[inline]
+    pub(crate) fn claim_encoded(
+        &self,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+        claim: impl FnMut(&[u8]),
+    ) -> Result<Came, RawRefused> {
+        let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
+        Ok(Came(self.inner.mailbox.recv(lane, &mut Claimed { buffer, claim }, deadline, stop)?))
     }
 
     /// As [`get_encoded`](Self::get_encoded), if there is one now.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde::de::DeserializeOwned;
 
 use super::error::TaskError;
+use super::guard::{contained, guarded};
 use super::ledger::Sink;
 use super::message::Word;
 use super::owner::locked;
@@ -48,7 +49,7 @@ fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskE
     let short = || Error::new(ErrorKind::Codec, "decode results", "fewer than there were arguments");
     let (word, behind) = rest.split_first().ok_or_else(short)?;
     if *word == Word::Returned as u8 {
-        let (result, behind) = codec::decode_one::<R>(behind)?;
+        let (result, behind) = guarded("decode result", || codec::decode_one::<R>(behind))?;
         *rest = behind;
         return Ok(Ok(result));
     }
@@ -173,7 +174,7 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
         let all_sent = state.all_sent;
         drop(state);
         if let Some(progress) = &self.progress {
-            progress(len);
+            contained(|| progress(len));
         }
         self.tally.left();
         (all_sent && self.tally.under_way() == 0).then(|| self.deliver()).flatten()

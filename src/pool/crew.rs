@@ -17,6 +17,8 @@ use crate::sys::signals::Mask;
 
 /// How long workers may take to end by SIGTERM.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long tasks that are to be begun again wait for room in the queue, before workers are looked after once more.
+const ROOM: Duration = Duration::from_millis(1);
 /// So many workers may end one after the other before any could begin; then the pool gives up.
 const MOST_FAILURES: u32 = 8;
 
@@ -102,7 +104,12 @@ impl Crew {
         self.owner.board.clear(row);
         // The thread that looks after workers gets no signals, but workers do.
         let process = self.mask.during(|| (self.start.0)(outfit, format!("{}:{serial}", self.name), self.start.1))?;
-        self.roster().members.push(Member { row, serial, process, ready: false });
+        let mut roster = self.roster();
+        if self.owner.state() == State::Terminated {
+            // Whoever terminated the pool may have looked for workers before this one was there.
+            let _ = process.kill();
+        }
+        roster.members.push(Member { row, serial, process, ready: false });
         Ok(())
     }
 
@@ -113,11 +120,12 @@ impl Crew {
 
     /// Looks after the workers until the pool has ended, and they too.
     pub fn watch(&self) {
+        let mut all_sent = true;
         while !self.is_over() {
             let sentinels: Vec<_> = self.roster().members.iter().map(|member| member.process.child().clone()).collect();
             let mut fds = vec![self.owner.bell.as_fd()];
             fds.extend(sentinels.iter().map(|child| child.sentinel()));
-            if readable(&fds, self.next_look()).is_err() {
+            if readable(&fds, if all_sent { self.next_look() } else { Deadline::after(ROOM) }).is_err() {
                 // A descriptor of a worker that is just being ended by another thread.
                 std::thread::yield_now();
             }
@@ -125,10 +133,10 @@ impl Crew {
             self.note_ready();
             self.end_what_runs_too_long();
             self.bury_the_dead();
-            self.owner.send_again();
             if self.wants_workers() {
                 self.replace();
             }
+            all_sent = self.owner.send_again();
         }
         let mut roster = self.roster();
         roster.dismissed = true;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::board::{Held, Ticket};
 use super::error::TaskError;
+use super::guard::{contained, guarded};
 use super::message::{AnswerHead, HEAD, Word};
 use super::owner::{Ending, Owner, TURN, locked};
 use crate::channel::RawRefused;
@@ -20,7 +21,7 @@ impl Owner {
         {
             self.read_what_is_there();
         }
-        self.wait_until(&|| !locked(&self.endings).contains_key(&serial), Deadline::NEVER);
+        self.wait_until(&|| !locked(&self.endings).contains_key(&serial) || self.is_broken(), Deadline::NEVER);
     }
 
     /// Everything that a dead worker sent was read: what it still had died with it.
@@ -36,16 +37,15 @@ impl Owner {
 
     fn lose(&self, ticket: Ticket, held: Held, ending: &Ending) {
         let mut ledger = locked(&self.ledger);
-        let Some(entry) = ledger.get(ticket) else { return };
-        if held == Held::Running && entry.terms.retries > 0 {
-            if let Some(mut entry) = ledger.take(ticket) {
+        if held == Held::Running {
+            if let Some(ticket) = ledger.renew(ticket) {
                 drop(ledger);
-                entry.terms.retries -= 1;
                 self.retried.fetch_add(1, Relaxed);
-                locked(&self.again).push(entry);
+                locked(&self.again).push(ticket);
+                return;
             }
-            return;
         }
+        let Some(entry) = ledger.get(ticket) else { return };
         let error = match (held, entry.terms.timeout) {
             (Held::Expired, Some(timeout)) => TaskError::TimedOut { timeout },
             _ => TaskError::WorkerDied { pid: ending.pid, status: Arc::clone(&ending.status) },
@@ -54,33 +54,33 @@ impl Owner {
         self.resolve(ticket, Err(error), 0);
     }
 
-    /// Sends the tasks of dead workers once more.
-    pub fn send_again(&self) {
+    /// Sends the tasks of dead workers once more; whether there was room for all of them. It never waits, since whoever calls it
+    /// replaces the workers that make room.
+    pub fn send_again(&self) -> bool {
         loop {
-            let Some(entry) = locked(&self.again).pop() else { return };
-            if let Some(refusal) = self.refusal().filter(|why| !matches!(why, TaskError::Closed)) {
-                self.give_up(entry, refusal);
-                continue;
-            }
-            let again = entry.terms.again.as_ref().expect("whoever may be begun again can be");
+            let Some(ticket) = locked(&self.again).pop() else { return true };
+            let found = locked(&self.ledger).get(ticket).map(|entry| (entry.call, entry.terms.again.clone()));
+            // If it is gone, all were given up.
+            let Some((call, Some(again))) = found else { continue };
             let mut buffer = vec![0; HEAD];
-            let (encoded, passed) = self.tasks.encoding(|| again(&mut buffer));
-            let call = entry.call;
-            let mut entry = Some(entry);
-            let ticket = loop {
-                match locked(&self.ledger).add(entry.take().expect("it came back")) {
-                    Ok(ticket) => break ticket,
-                    Err(back) => entry = Some(back),
-                }
-                self.wait_until(&|| !locked(&self.ledger).is_full(), Deadline::NEVER);
-            };
+            let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || again(&mut buffer)));
+            // Perhaps the last one that has the arguments.
+            contained(|| drop(again));
             let sent = match encoded {
-                Ok(()) => self.send(ticket, call, &mut buffer, passed),
+                Ok(()) => self.send(ticket, call, &mut buffer, passed, false),
                 Err(error) => Err(TaskError::Arguments(Arc::new(error))),
             };
-            if let Err(error) = sent {
-                self.board.cancel(ticket);
-                self.resolve(ticket, Err(error), 0);
+            match sent {
+                Ok(true) => {}
+                Ok(false) => {
+                    locked(&self.again).push(ticket);
+                    return false;
+                }
+                Err(error) => {
+                    self.board.cancel(ticket);
+                    self.resolve(ticket, Err(error), 0);
+                    self.look_again();
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::any::type_name;
 use std::cell::Cell;
 use std::mem::size_of;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,11 +107,14 @@ fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 's
     for item in items {
         let begin = buffer.len();
         buffer.push(Word::Returned as u8);
-        let failure = match catch_unwind(AssertUnwindSafe(|| function(item))) {
-            Ok(result) => match encode_result(buffer, |buffer| codec::encode(&result, buffer)) {
-                Ok(()) => continue,
-                Err(error) => (Word::Unsendable, postcard::to_stdvec(&error.to_string())),
-            },
+        // With the codec and the drop of the result, so that a panic of these is the item's, too.
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let result = function(item);
+            encode_result(buffer, |buffer| codec::encode(&result, buffer))
+        }));
+        let failure = match ran {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => (Word::Unsendable, postcard::to_stdvec(&error.to_string())),
             Err(payload) => (Word::Panicked, postcard::to_stdvec(&last_panic(&*payload))),
         };
         buffer.truncate(begin);
@@ -139,20 +142,21 @@ fn encode_result(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Resu
     let Some(results) = results else {
         return Err(Error::new(ErrorKind::InvalidInput, "run task", "this thread is no worker's"));
     };
-    let (encoded, passed) = results.encoding(|| encode(buffer));
+    let (encoded, passed) = results.encoding(|| catch_unwind(AssertUnwindSafe(|| encode(buffer))));
     DESK.with(|desk| {
         desk.results.set(Some(results));
-        if encoded.is_ok() {
+        if matches!(encoded, Ok(Ok(()))) {
             desk.passed.set(Some(match desk.passed.take() {
                 Some(before) => before.and(passed),
                 None => passed,
             }));
         }
     });
-    encoded
+    encoded.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
-fn write_panic(buffer: &mut Vec<u8>, payload: &(dyn std::any::Any + Send)) {
+/// Writes a panic where the result would be.
+pub(super) fn write_panic(buffer: &mut Vec<u8>, payload: &(dyn std::any::Any + Send)) {
     let panic: Panic = last_panic(payload);
     buffer.truncate(HEAD);
     buffer.extend_from_slice(&postcard::to_stdvec(&panic).unwrap_or_default());

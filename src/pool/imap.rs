@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::batch::{Progress, Tally, outcomes};
 use super::error::TaskError;
+use super::guard::contained;
 use super::ledger::Sink;
 use super::map::Mapping;
 use super::owner::locked;
@@ -33,7 +34,7 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
         let key = if self.ordered { index } else { 0 };
         locked(&self.came).entry(key).or_default().extend(outcomes);
         if let Some(progress) = &self.progress {
-            progress(len);
+            contained(|| progress(len));
         }
         self.tally.left();
         None

@@ -18,7 +18,7 @@ pub(super) trait Sink: Send + Sync {
 }
 
 /// Writes the arguments once more, for a task that is begun again.
-pub(super) type Again = Box<dyn Fn(&mut Vec<u8>) -> Result<(), Error> + Send + Sync>;
+pub(super) type Again = Arc<dyn Fn(&mut Vec<u8>) -> Result<(), Error> + Send + Sync>;
 
 /// What was agreed for a task.
 #[derive(Default)]
@@ -53,21 +53,43 @@ pub(super) struct Ledger {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     next: u64,
+    shut: bool,
 }
 
 impl Ledger {
     pub fn new(slots: usize) -> Self {
-        Self { entries: (0..slots).map(|_| None).collect(), free: (0..slots as u32).rev().collect(), next: 1 }
+        let entries = (0..slots).map(|_| None).collect();
+        Self { entries, free: (0..slots as u32).rev().collect(), next: 1, shut: false }
     }
 
-    /// Takes a task in, if a slot is free.
+    /// Takes a task in, if a slot is free and the ledger is not shut.
     pub fn add(&mut self, mut entry: Entry) -> Result<Ticket, Entry> {
+        if self.shut {
+            return Err(entry);
+        }
         let Some(slot) = self.free.pop() else { return Err(entry) };
         let generation = self.next;
         self.next += 1;
         entry.generation = generation;
         self.entries[slot as usize] = Some(entry);
         Ok(Ticket { slot, generation })
+    }
+
+    /// From now on no task is taken in: once there is none, there will be none.
+    pub fn shut(&mut self) {
+        self.shut = true;
+    }
+
+    /// Makes another ticket for a task that is to be begun again, if it may be: it stays in its slot all the time.
+    pub fn renew(&mut self, ticket: Ticket) -> Option<Ticket> {
+        let entry = self.entries.get_mut(ticket.slot as usize)?.as_mut()?;
+        if entry.generation != ticket.generation || entry.terms.again.is_none() {
+            return None;
+        }
+        entry.terms.retries = entry.terms.retries.checked_sub(1)?;
+        entry.generation = self.next;
+        self.next += 1;
+        Some(Ticket { slot: ticket.slot, generation: entry.generation })
     }
 
     /// The task of a ticket, unless it has left.

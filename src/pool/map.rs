@@ -107,7 +107,7 @@ impl<'p> Mapping<'p> {
         }
         let items = Arc::new(items);
         let once_more = Arc::clone(&items);
-        terms.again = Some(Box::new(move |buffer| write(&once_more, buffer)));
+        terms.again = Some(Arc::new(move |buffer| write(&once_more, buffer)));
         owner.submit(call, |buffer| write(&items, buffer), sink, index, terms).map(|_| ())
     }
 

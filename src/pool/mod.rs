@@ -26,6 +26,7 @@ mod crew;
 mod deaths;
 mod error;
 mod function;
+mod guard;
 mod imap;
 mod ledger;
 mod map;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::board::{Board, Ticket};
 use super::error::TaskError;
+use super::guard::{contained, guarded};
 use super::ledger::{Call, Entry, Ledger, Sink, Terms};
 use super::message::{HEAD, TaskHead};
 use super::stats::PoolStats;
@@ -61,7 +62,7 @@ pub(super) struct Owner {
     pub(super) state: Mutex<(State, Option<TaskError>)>,
     pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
-    pub(super) again: Mutex<Vec<Entry>>,
+    pub(super) again: Mutex<Vec<Ticket>>,
     pub(super) ready: Mutex<Vec<u64>>,
     /// Rings for the thread that looks after the workers.
     pub bell: Bell,
@@ -137,7 +138,7 @@ impl Owner {
         }
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
-            let (encoded, passed) = self.tasks.encoding(|| encode(buffer));
+            let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
             encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
             let calls_back = terms.calls_back;
             if terms.timeout.is_some() {
@@ -150,7 +151,7 @@ impl Owner {
             if calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            self.send(ticket, call, buffer, passed).inspect_err(|_| {
+            self.send(ticket, call, buffer, passed, true).inspect_err(|_| {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
                 if let Some(entry) = locked(&self.ledger).take(ticket) {
@@ -177,16 +178,29 @@ impl Owner {
         }
     }
 
-    /// Puts the message of a task that was taken in. After an error it is still in.
-    pub(super) fn send(&self, ticket: Ticket, call: Call, buffer: &mut [u8], passed: Passed) -> Result<(), TaskError> {
+    /// Puts the message of a task that was taken in; whether there was room, for which it may wait. After an error the task
+    /// is still in.
+    pub(super) fn send(
+        &self,
+        ticket: Ticket,
+        call: Call,
+        buffer: &mut [u8],
+        passed: Passed,
+        may_wait: bool,
+    ) -> Result<bool, TaskError> {
         TaskHead { ticket, function: call.function, count: call.count }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
         let mut wait = Deadline::after(Duration::ZERO);
+        let mut sent = true;
         loop {
             match self.tasks.put_encoded(buffer, &mut passed, wait, stop) {
                 Ok(()) => break,
+                Err(RawRefused::Timeout) if !may_wait => {
+                    sent = false;
+                    break;
+                }
                 Err(RawRefused::Timeout) => {
                     // The workers may wait for room for their results.
                     self.read_what_is_there();
@@ -204,7 +218,7 @@ impl Owner {
             drop(locked(&self.hall));
             self.news.notify_all();
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// Takes a task out that no worker has begun; whether it is out.
@@ -232,11 +246,13 @@ impl Owner {
     }
 
     pub(super) fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
-        if let Some(callback) = entry.sink.put(entry.index, outcome, nanos) {
+        if let Some(callback) = contained(|| entry.sink.put(entry.index, outcome, nanos)).flatten() {
             self.push_callback(callback);
             self.news.notify_all();
         }
         self.left(&entry);
+        // With it go arguments, and results that nobody wants.
+        contained(|| drop(entry));
     }
 
     pub(super) fn left(&self, entry: &Entry) {
@@ -254,6 +270,7 @@ impl Owner {
             }
             state.1 = Some(why.clone());
         }
+        locked(&self.ledger).shut();
         self.fail_all(&why);
         self.bell.ring();
         self.tasks.wake_all();
@@ -266,16 +283,6 @@ impl Owner {
             self.board.cancel(ticket);
             self.resolve(ticket, Err(why.clone()), 0);
         }
-        let again = std::mem::take(&mut *locked(&self.again));
-        for entry in again {
-            self.give_up(entry, why.clone());
-        }
-    }
-
-    /// Ends a task that has left the ledger.
-    pub(super) fn give_up(&self, entry: Entry, why: TaskError) {
-        self.failed.fetch_add(1, Relaxed);
-        self.settle(entry, Err(why), 0);
     }
 
     pub fn state(&self) -> State {
@@ -289,15 +296,19 @@ impl Owner {
 
     /// Takes no more tasks.
     pub fn close(&self) {
-        let mut state = locked(&self.state);
-        if state.0 == State::Open {
-            state.0 = State::Closed;
+        {
+            let mut state = locked(&self.state);
+            if state.0 == State::Open {
+                state.0 = State::Closed;
+            }
         }
+        locked(&self.ledger).shut();
     }
 
     /// Takes no more tasks, and gives those up that there are.
     pub fn terminate(&self) {
         locked(&self.state).0 = State::Terminated;
+        locked(&self.ledger).shut();
         self.board.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
@@ -327,8 +338,7 @@ impl Owner {
 
     /// How many tasks are under way.
     pub fn under_way(&self) -> usize {
-        let under_way = locked(&self.ledger).len();
-        under_way + locked(&self.again).len()
+        locked(&self.ledger).len()
     }
 
     /// Workers that said they can begin, since the last call.

@@ -7,10 +7,11 @@
 
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::error::TaskError;
+use super::guard::contained;
 use super::message::{AnswerHead, HEAD, Word};
 use super::owner::{Owner, locked};
 use crate::channel::RawRefused;
@@ -28,12 +29,21 @@ impl Owner {
         self.wait_for(is_done, deadline, false)
     }
 
+    /// The buffer of whoever leads, if nobody does.
+    fn try_lead(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
+        match self.lead.try_lock() {
+            Ok(buffer) => Some(buffer),
+            Err(TryLockError::Poisoned(buffer)) => Some(buffer.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(super) fn wait_for(&self, is_done: &dyn Fn() -> bool, deadline: Deadline, own: bool) -> bool {
         loop {
             if is_done() {
                 return true;
             }
-            if let Ok(mut buffer) = self.lead.try_lock() {
+            if let Some(mut buffer) = self.try_lead() {
                 self.own_leads.store(own, Relaxed);
                 let ended = self.lead_until(is_done, &mut buffer, deadline, own);
                 drop(buffer);
@@ -84,7 +94,7 @@ impl Owner {
             self.nudge();
         }
         let mut again = true;
-        if !is_done() && self.lead.try_lock().is_err() {
+        if !is_done() && self.try_lead().is_none() {
             match deadline.left_ns() {
                 None => hall = self.news.wait(hall).unwrap_or_else(PoisonError::into_inner),
                 Some(0) => again = false,
@@ -125,7 +135,7 @@ impl Owner {
 
     /// Reads results that are there, unless somebody leads.
     pub fn read_what_is_there(&self) {
-        if let Ok(mut buffer) = self.lead.try_lock() {
+        if let Some(mut buffer) = self.try_lead() {
             while let Ok(_came) = self.results.try_get_encoded(&mut buffer) {
                 self.read(&buffer);
             }
@@ -163,7 +173,7 @@ impl Owner {
             if let Some(callback) = hall.pop_front() {
                 self.called.store(hall.len(), Release);
                 drop(hall);
-                callback();
+                contained(callback);
                 self.look_again();
                 continue;
             }

@@ -268,7 +268,7 @@ where
         let ticket = if self.retries > 0 {
             let args = Arc::new(self.args);
             let once_more = Arc::clone(&args);
-            terms.again = Some(Box::new(move |buffer| codec::append_last(&*once_more, buffer)));
+            terms.again = Some(Arc::new(move |buffer| codec::append_last(&*once_more, buffer)));
             owner.submit(call, |buffer| codec::append_last(&*args, buffer), &sink, 0, terms)?
         } else {
             owner.submit(call, |buffer| codec::append_last(&self.args, buffer), &sink, 0, terms)?

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::function::DESK;
+use super::function::{DESK, write_panic};
 use super::message::{AnswerHead, HEAD, TaskHead, Word};
 use crate::channel::{Queue, RawRefused};
 use crate::error::Error;
@@ -84,7 +84,12 @@ impl Worker {
         let board = self.board.clone();
         loop {
             // A pool that ends has no task left, or wants none to be done.
-            let came = match tasks.get_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping()) {
+            let mut begun = None;
+            // Begun before the queue forgets it: at every moment either the queue or the board has the task.
+            let begin = |message: &[u8]| {
+                begun = TaskHead::read(message).filter(|head| board.begin(head.ticket, self.outfit.serial));
+            };
+            let came = match tasks.claim_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping(), begin) {
                 Ok(came) => came,
                 Err(RawRefused::Timeout) => continue,
                 Err(RawRefused::Stopped) => return,
@@ -93,10 +98,7 @@ impl Worker {
                     return;
                 }
             };
-            let Some(head) = TaskHead::read(&buffer) else { continue };
-            if !board.begin(head.ticket, self.outfit.serial) {
-                continue;
-            }
+            let Some(head) = begun else { continue };
             DESK.with(|desk| desk.came.set(Some(came)));
             if !self.run_one(head, &mut buffer) {
                 return;
@@ -115,14 +117,26 @@ impl Worker {
             self.board.note(self.outfit.row, head.ticket.slot, now_ns());
         }
         let begin = Instant::now();
-        let ran = self.find(head.function).and_then(|record| record.entry()(buffer, 0));
+        let ran = self.find(head.function).and_then(|record| {
+            // The function's own panics do not come here, but those of its argument's and result's types do.
+            let ran = catch_unwind(AssertUnwindSafe(|| record.entry()(buffer, 0)));
+            ran.unwrap_or_else(|payload| {
+                write_panic(buffer, &*payload);
+                Ok(())
+            })
+        });
         let nanos = begin.elapsed().as_nanos() as u64;
         let (word, mut passed) = DESK.with(|desk| {
             drop(desk.came.take());
             (desk.word.take(), desk.passed.take())
         });
         let word = match ran {
-            Ok(()) => word.unwrap_or(Word::Unsendable),
+            Ok(()) => {
+                let word = word.unwrap_or(Word::Unsendable);
+                // Those of a result that was encoded before its drop panicked.
+                passed = passed.filter(|_| word == Word::Returned);
+                word
+            }
             Err(error) => {
                 passed = None;
                 write_text(buffer, &error);
