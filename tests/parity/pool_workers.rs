@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 use kinfolk::{Error, ErrorKind, Event, Manager, Namespace, Pool, Process, Queue, Semaphore, TaskError, process};
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::pools::{SayWhen, Unsendable, caught, panicking, sqr, sqr_after, squares};
 use super::shared_memory::program;
-use super::{guard, reaches};
+use super::{DELTA, guard, reaches};
 
 fn kind<T>(made: Result<T, Error>) -> Option<ErrorKind> {
     made.err().map(|error| error.kind())
@@ -241,6 +241,30 @@ fn an_error_is_told_to_its_callback_and_given() {
     pool.join().unwrap();
 }
 
+/// No test of CPython's is about this alone, but program 25 of the tutorials is.
+#[test]
+fn callbacks_have_run_when_the_pool_has_been_joined() {
+    let _guard = guard();
+    let pool = Pool::new(2).unwrap();
+    let (never, told) = mpsc::channel::<()>();
+    let called = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&called);
+    let job = pool.job(sqr, 4).callback(move |_| {
+        // As long as somebody could be quicker.
+        told.recv_timeout(DELTA).unwrap_err();
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    drop(job.submit().unwrap());
+    for k in 0..10 {
+        let count = Arc::clone(&called);
+        drop(pool.job(sqr, k).callback(move |_| drop(count.fetch_add(1, Ordering::Relaxed))).submit().unwrap());
+    }
+    pool.close();
+    pool.join().unwrap();
+    assert_eq!(called.load(Ordering::Relaxed), 11);
+    drop(never);
+}
+
 #[test]
 fn a_result_that_cannot_be_sent_is_an_error_and_costs_no_worker() {
     let _guard = guard();
@@ -328,7 +352,7 @@ fn a_program_with_a_global_pool() {
 #[test]
 fn a_pool_that_cannot_start_all_its_workers_leaves_none() {
     let _guard = guard();
-    fn limited(_: ()) -> usize {
+    fn limited(_: ()) -> u64 {
         // The fork server and whatever else a first pool opens.
         drop(Pool::new(1).unwrap());
         while !process::active_children().is_empty() {
@@ -336,7 +360,6 @@ fn a_pool_that_cannot_start_all_its_workers_leaves_none() {
         }
         let before = getrlimit(Resource::Nofile);
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-        let mut failures = 0;
         // Each time a little further.
         for more in 0..1000 {
             setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), ..before }).unwrap();
@@ -345,12 +368,11 @@ fn a_pool_that_cannot_start_all_its_workers_leaves_none() {
             match made {
                 Ok(pool) => {
                     assert_eq!(pool.map(sqr, 0..10).unwrap(), squares(10));
-                    return failures;
+                    return more;
                 }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::TooManyFiles, "{error}"),
             }
             assert!(process::active_children().is_empty(), "{more} more descriptors");
-            failures += 1;
         }
         panic!("it never could");
     }

@@ -100,7 +100,7 @@ fn a_map_may_be_waited_for_later() {
 fn a_map_calls_back_once_with_all_results_or_once_with_the_error() {
     let _guard = guard();
     let pool = pool();
-    let calls: Arc<Mutex<Vec<Result<Vec<i32>, String>>>> = Arc::default();
+    let calls = Arc::new(Mutex::new(Vec::<Result<Vec<i32>, String>>::new()));
     let map = |texts: &[&str]| {
         let (good, bad) = (Arc::clone(&calls), Arc::clone(&calls));
         let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
