@@ -1,5 +1,5 @@
-//! Pools, and what is handed to them that misbehaves: types whose code panics, initializers that end, callbacks, iterators
-//! without end. Each is one error in one place, or is waited for, and the pool goes on.
+//! Pools, and what is asked of them that is hard: initializers that end the worker, iterators without end, tasks that are
+//! begun again while the pool is joined, more than fits into memory, signals of a terminal, stopped workers.
 
 mod support {
     pub mod watchdog;
@@ -7,10 +7,12 @@ mod support {
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kinfolk::{Event, Pool, Queue, TaskError};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use kinfolk::process::StartMethod;
+use kinfolk::{Event, JoinError, Pool, Process, Queue, TaskError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::watchdog::watchdog;
 
 fn guard() -> impl Sized {
@@ -19,149 +21,6 @@ fn guard() -> impl Sized {
 
 fn square(n: u64) -> u64 {
     n * n
-}
-
-/// Where a value's own code panics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Where {
-    Nowhere,
-    Encoding,
-    Decoding,
-    Dropping,
-}
-
-use Where::{Decoding, Dropping, Encoding, Nowhere};
-
-/// Panics somewhere, in the process that did not make it if that is when it is dropped.
-#[derive(Debug)]
-struct Trap(Where, u32);
-
-impl Trap {
-    fn new(at: Where) -> Self {
-        Self(at, std::process::id())
-    }
-}
-
-impl Serialize for Trap {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        assert!(self.0 != Encoding, "a trap");
-        (self.0, self.1).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Trap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (at, pid) = Deserialize::deserialize(deserializer)?;
-        assert!(at != Decoding, "a trap");
-        Ok(Self(at, pid))
-    }
-}
-
-impl Drop for Trap {
-    fn drop(&mut self) {
-        if self.0 == Dropping && self.1 != std::process::id() && !std::thread::panicking() {
-            panic!("a trap");
-        }
-    }
-}
-
-/// The pool is whole, and so are its accounts.
-#[track_caller]
-fn goes_on(pool: &Pool, deaths: u64) {
-    assert_eq!(pool.map(square, 0..100).unwrap(), (0..100).map(square).collect::<Vec<_>>());
-    assert_eq!(pool.job(square, 3).callback(|_| ()).submit().unwrap().get().unwrap(), 9);
-    pool.close();
-    pool.join().unwrap();
-    let stats = pool.stats();
-    assert_eq!(stats.submitted, stats.done + stats.failed + stats.cancelled, "{stats:?}");
-    assert_eq!(stats.deaths, deaths, "{stats:?}");
-}
-
-fn take(trap: Trap) -> u32 {
-    // What its drop does is not the subject here.
-    let Trap(at, _) = *std::mem::ManuallyDrop::new(trap);
-    at as u32
-}
-
-#[test]
-fn arguments_whose_encoding_panics_are_an_error_of_their_task() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    let refused = pool.apply(take, Trap::new(Encoding));
-    assert!(matches!(refused, Err(TaskError::Arguments(_))), "{refused:?}");
-    let refused = pool.map(take, [Nowhere, Encoding].map(Trap::new));
-    assert!(matches!(refused, Err(TaskError::Arguments(_))), "{refused:?}");
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn arguments_whose_decoding_panics_are_an_error_of_their_task() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    assert!(pool.apply(take, Trap::new(Decoding)).is_err());
-    assert!(pool.map(take, [Nowhere, Decoding].map(Trap::new)).is_err());
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn results_whose_encoding_panics_are_an_error_of_their_task() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    let lost = pool.apply(Trap::new, Encoding);
-    assert!(matches!(lost, Err(TaskError::Result(_) | TaskError::Panicked { .. })), "{lost:?}");
-    let outcomes: Vec<_> =
-        pool.mapping().chunk_size(3).unwrap().imap(Trap::new, [Nowhere, Encoding, Nowhere]).collect();
-    assert!(
-        matches!(outcomes[..], [Ok(_), Err(TaskError::Result(_) | TaskError::Panicked { .. }), Ok(_)]),
-        "{outcomes:?}"
-    );
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn results_whose_decoding_panics_are_an_error_of_their_task() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    let lost = pool.apply(Trap::new, Decoding);
-    assert!(matches!(lost, Err(TaskError::Result(_))), "{lost:?}");
-    let lost = pool.map(Trap::new, [Nowhere, Decoding]);
-    assert!(matches!(lost, Err(TaskError::Result(_))), "{lost:?}");
-    let lost = pool.map_async(Trap::new, [Nowhere, Decoding]).unwrap().get();
-    assert!(matches!(lost, Err(TaskError::Result(_))), "{lost:?}");
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn arguments_whose_drop_panics_in_the_worker_are_an_error_of_their_task() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    let lost = pool.apply(|trap: Trap| drop(trap), Trap::new(Dropping));
-    assert!(matches!(lost, Err(TaskError::Panicked { .. })), "{lost:?}");
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn results_whose_drop_panics_where_nobody_asks_for_them_spoil_nothing_else() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    for _ in 0..20 {
-        drop(pool.apply_async(Trap::new, Dropping).unwrap());
-        drop(pool.map_async(Trap::new, [Dropping]).unwrap());
-        drop(pool.job(Trap::new, Dropping).callback(|_| ()).submit().unwrap());
-    }
-    goes_on(&pool, 0);
-}
-
-#[test]
-fn a_report_of_progress_that_panics_spoils_nothing_else() {
-    let _guard = guard();
-    let pool = Pool::new(2).unwrap();
-    let mapping = pool.mapping().on_progress(|_| panic!("in a report"));
-    // It may be the caller's panic, or an error of the map.
-    let reported = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mapping.map(square, 0..10)));
-    assert!(!matches!(reported, Ok(Ok(_))), "{reported:?}");
-    drop(pool.mapping().on_progress(|_| panic!("in a report")).map_async(square, 0..10).unwrap());
-    goes_on(&pool, 0);
 }
 
 #[test]
@@ -280,4 +139,111 @@ fn a_task_is_waited_for_by_many_threads_and_a_close_in_between() {
         assert!(threads.into_iter().map(|thread| thread.join().unwrap()).eq(0..8));
         joined.join().unwrap().unwrap();
     });
+}
+
+/// In a program of its own, with a process group as a terminal's: two workers are in tasks, and the owner waits.
+fn interrupted((begun, interrupt): (Queue<u32>, bool)) {
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).unwrap();
+    let pool = Pool::new(2).unwrap();
+    let endless = |begun: Queue<u32>| {
+        begun.put(std::process::id()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    };
+    if interrupt {
+        pool.map(endless, [begun.clone(), begun]).map(|_: Vec<()>| ()).unwrap();
+    } else {
+        begun.put(0).unwrap();
+        assert_eq!(pool.apply(square, 3).unwrap(), 9);
+    }
+}
+
+#[test]
+fn workers_leave_interrupts_to_the_owner_and_are_gone_when_it_ends_by_one() {
+    let _guard = guard();
+    let begun = Queue::<u32>::new(0).unwrap();
+    let builder = || Process::builder().daemon(true);
+    // Without an interrupt it ends by itself.
+    builder().spawn(interrupted, (begun.clone(), false)).unwrap().join().unwrap();
+    assert_eq!(begun.get().unwrap(), 0);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let owner = builder().spawn(interrupted, (begun.clone(), true)).unwrap();
+        let workers = [begun.get().unwrap(), begun.get().unwrap()];
+        // A worker alone ignores it.
+        for pid in workers {
+            kill(Pid::from_raw(pid as i32), Signal::SIGINT).unwrap();
+        }
+        let state = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        for pid in workers {
+            let ignored =
+                state(pid).lines().find_map(|line| line.strip_prefix("SigIgn:\t").map(str::to_owned)).unwrap();
+            assert_eq!(u64::from_str_radix(&ignored, 16).unwrap() >> 1 & 1, 1, "{pid} does not ignore it");
+        }
+        // As the terminal sends it: to all of them.
+        let target = if signal == Signal::SIGINT { -(owner.pid() as i32) } else { owner.pid() as i32 };
+        kill(Pid::from_raw(target), signal).unwrap();
+        assert!(matches!(owner.join(), Err(JoinError::Signaled { signal: s, .. }) if s == signal as i32));
+        // Whoever reaps orphans may take its time.
+        let runs = |pid: &u32| {
+            let state = state(*pid);
+            !state.is_empty() && !state.contains("State:\tZ")
+        };
+        while workers.iter().any(runs) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_pool_is_ended_in_time_while_its_workers_are_stopped() {
+    let _guard = guard();
+    let pool = Pool::new(2).unwrap();
+    pool.apply(square, 1).unwrap();
+    pool.pids().iter().for_each(|pid| kill(Pid::from_raw(*pid as i32), Signal::SIGSTOP).unwrap());
+    let task = pool.apply_async(square, 2).unwrap();
+    let begin = Instant::now();
+    pool.terminate();
+    pool.join().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(matches!(task.get(), Err(TaskError::Terminated)));
+}
+
+#[test]
+fn pools_work_with_every_start_method() {
+    let _guard = guard();
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let pool = Pool::builder().processes(2).start_method(method).name("named").build().unwrap();
+        let name = |()| kinfolk::process::current().name().to_owned();
+        let names = pool.mapping().chunk_size(1).unwrap().map(name, [(); 10]).unwrap();
+        assert!(names.iter().all(|name| ["named:1", "named:2"].contains(&name.as_str())), "{names:?}");
+        // One that dies is replaced in the same way.
+        let died = pool.apply(|()| std::process::abort(), ()).map(|()| ());
+        assert!(matches!(died, Err(TaskError::WorkerDied { .. })), "{died:?}");
+        assert_eq!(pool.map(square, 0..100).unwrap().len(), 100);
+        pool.close();
+        pool.join().unwrap();
+    }
+}
+
+#[test]
+fn handles_travel_to_tasks_and_back_in_chunks() {
+    let _guard = guard();
+    let pool = Pool::new(2).unwrap();
+    let make = |n: u64| {
+        let queue = Queue::<u64>::new(0).unwrap();
+        queue.put(n).unwrap();
+        queue
+    };
+    for chunk in [1, 5, 100] {
+        let queues = pool.mapping().chunk_size(chunk).unwrap().map(make, 0..50).unwrap();
+        let take = |queue: Queue<u64>| {
+            let n = queue.get().unwrap();
+            queue.put(n + 1).unwrap();
+            n
+        };
+        let taken = pool.mapping().chunk_size(chunk).unwrap().map(take, queues.iter().cloned()).unwrap();
+        assert!(taken.into_iter().eq(0..50));
+        assert!(queues.iter().map(|queue| queue.try_get().unwrap()).eq(1..51));
+    }
 }
