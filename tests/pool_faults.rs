@@ -209,6 +209,10 @@ fn a_pool_is_ended_in_time_while_its_workers_are_stopped() {
     assert!(matches!(task.get(), Err(TaskError::Terminated)));
 }
 
+fn die(_: ()) {
+    std::process::abort();
+}
+
 #[test]
 fn pools_work_with_every_start_method() {
     let _guard = guard();
@@ -218,7 +222,7 @@ fn pools_work_with_every_start_method() {
         let names = pool.mapping().chunk_size(1).unwrap().map(name, [(); 10]).unwrap();
         assert!(names.iter().all(|name| ["named:1", "named:2"].contains(&name.as_str())), "{names:?}");
         // One that dies is replaced in the same way.
-        let died = pool.apply(|()| std::process::abort(), ()).map(|()| ());
+        let died = pool.apply(die, ());
         assert!(matches!(died, Err(TaskError::WorkerDied { .. })), "{died:?}");
         assert_eq!(pool.map(square, 0..100).unwrap().len(), 100);
         pool.close();
