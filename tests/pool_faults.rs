@@ -251,3 +251,34 @@ fn handles_travel_to_tasks_and_back_in_chunks() {
         assert!(queues.iter().map(|queue| queue.try_get().unwrap()).eq(1..51));
     }
 }
+
+#[test]
+fn a_callback_may_end_the_pool_and_join_it() {
+    let _guard = guard();
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let inner = Arc::clone(&pool);
+    let job = pool.job(square, 3).callback(move |_| {
+        inner.close();
+        inner.join().unwrap();
+    });
+    assert_eq!(job.submit().unwrap().get().unwrap(), 9);
+    assert!(matches!(pool.apply(square, 1), Err(TaskError::Closed)));
+    assert!(pool.pids().is_empty());
+}
+
+#[test]
+fn a_task_that_ends_its_worker_without_an_error_is_a_death_too() {
+    let _guard = guard();
+    let pool = Pool::new(1).unwrap();
+    fn exit(code: i32) {
+        std::process::exit(code)
+    }
+    for (count, code) in (1..).zip([0, 3]) {
+        let died = pool.apply(exit, code);
+        assert!(
+            matches!(&died, Err(TaskError::WorkerDied { status, .. }) if matches!(**status, JoinError::Exited { code: c } if c == code))
+        );
+        assert_eq!(pool.stats().deaths, count, "code {code}");
+    }
+    assert_eq!(pool.apply(square, 3).unwrap(), 9);
+}
