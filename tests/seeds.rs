@@ -37,8 +37,13 @@ struct Ran {
 
 /// Runs the example to its end and to the end of all its children, which hold the same output.
 fn run(arguments: &[&str]) -> Ran {
+    run_at("0.02", arguments)
+}
+
+/// The same, sleeping for another part of the time.
+fn run_at(scale: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(example());
-    command.args(arguments).args(["--time-scale", "0.02"]).stdin(Stdio::null());
+    command.args(arguments).args(["--time-scale", scale]).stdin(Stdio::null());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (send, received) = mpsc::channel();
     let read_to_end = |mut from: Box<dyn Read + Send>, send: mpsc::Sender<(bool, String)>, is_error| {
@@ -299,14 +304,121 @@ fn program_24_children_that_nobody_joins_finish_first() {
     assert_eq!(sorted(&run(&["24"]).lines), numbered(10, |i| format!("hello world {i}")));
 }
 
+/// What a worker of a pool printed: which task it begins, and its process id; or which it has ended.
+#[derive(Debug)]
+enum Step {
+    Begins(u32, u32),
+    Ends(u32),
+}
+
+/// Takes the lines that workers printed: a beginning and an end of each of `tasks`. So many were under way at once at most, of
+/// those that began before any ended; and by how many processes all were done.
+fn steps(lines: &[&String], tasks: u32, step: impl Fn(&str) -> Option<Step>) -> (usize, usize, usize) {
+    let steps: Vec<Step> =
+        lines.iter().map(|line| step(line).unwrap_or_else(|| panic!("{line} in {lines:?}"))).collect();
+    let (mut begun, mut ended, mut running) = (vec![], vec![], std::collections::BTreeMap::new());
+    let (mut most, mut at_once) = (0, 0);
+    for step in &steps {
+        match step {
+            Step::Begins(task, pid) => {
+                assert!(!running.values().any(|p| p == pid), "two at once by {pid}: {steps:?}");
+                running.insert(*task, *pid);
+                begun.push((*task, *pid));
+                at_once += usize::from(ended.is_empty());
+            }
+            Step::Ends(task) => {
+                assert!(running.remove(task).is_some(), "{task} had not begun: {steps:?}");
+                ended.push(*task);
+            }
+        }
+        most = most.max(running.len());
+    }
+    let pids: std::collections::BTreeSet<u32> = begun.iter().map(|(_, pid)| *pid).collect();
+    for mut all in [begun.iter().map(|(task, _)| *task).collect(), ended] {
+        all.sort_unstable();
+        assert_eq!(all, (0..tasks).collect::<Vec<u32>>(), "{steps:?}");
+    }
+    (most, at_once, pids.len())
+}
+
+/// Runs the program until the machine is quick enough for its sleeps, which are longer each time.
+fn sooner_or_later(program: &str, shows: impl Fn(Ran) -> bool) {
+    let found =
+        ["0.02", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"].iter().any(|scale| shows(run_at(scale, &[program])));
+    assert!(found, "program {program} never showed it");
+}
+
+#[test]
+fn programs_9_and_9b_as_many_tasks_run_at_once_as_the_pool_has_workers() {
+    let begins = |line: &str| {
+        let (task, pid) = line.strip_prefix("进程的名称：")?.split_once(" ；进程的PID: ")?;
+        Some(Step::Begins(task.parse().ok()?, pid.trim_end().parse().ok()?))
+    };
+    let ends = |line: &str| {
+        let (task, seconds) = line.strip_prefix("进程 ")?.strip_suffix(" 秒")?.split_once(" 运行了 ")?;
+        seconds.parse::<f64>().ok()?;
+        Some(Step::Ends(task.parse().ok()?))
+    };
+    let step = |line: &str| begins(line).or_else(|| ends(line));
+    for (program, workers) in [("9", 4), ("9b", 5)] {
+        sooner_or_later(program, |Ran { pid, lines }| {
+            assert_eq!((&lines[0], lines.last().unwrap()), (&format!("主进程的 PID：{pid}"), &"【End】".to_owned()));
+            let inner: Vec<_> = lines[1..lines.len() - 1].iter().collect();
+            let (most, at_once, pids) = steps(&inner, 6, step);
+            assert!(most <= workers && at_once <= workers && pids <= workers, "{lines:?}");
+            (at_once, pids) == (workers, workers)
+        });
+    }
+}
+
+#[test]
+fn program_17_four_of_thirteen_tasks_run_at_once() {
+    let step = |line: &str| {
+        if let Some((task, pid)) = line.strip_prefix("Run task ").and_then(|rest| rest.split_once(" (")) {
+            return Some(Step::Begins(task.parse().ok()?, pid.strip_suffix(")...")?.parse().ok()?));
+        }
+        let (task, seconds) = line.strip_prefix("Task ")?.strip_suffix(" seconds.")?.split_once(" runs ")?;
+        let (_, hundredths) = seconds.split_once('.')?;
+        (hundredths.len() == 2 && seconds.parse::<f64>().is_ok()).then_some(Step::Ends(task.parse().ok()?))
+    };
+    sooner_or_later("17", |Ran { pid, lines }| {
+        let (begin, end) = (format!("Parent process {pid}."), "All subprocesses done.");
+        assert_eq!((&lines[0], &**lines.last().unwrap()), (&begin, end));
+        let waiting = place(&lines, "Waiting for all subprocesses done...");
+        let inner: Vec<_> = (1..lines.len() - 1).filter(|k| *k != waiting).map(|k| &lines[k]).collect();
+        let (most, at_once, pids) = steps(&inner, 13, step);
+        assert!(most <= 4 && pids <= 4, "{lines:?}");
+        // It is the first where the workers have to begin first.
+        (waiting, at_once, pids) == (1, 4, 4)
+    });
+}
+
+#[test]
+fn program_25_the_parent_prints_what_five_workers_return() {
+    let done = |from: u32| (from..from + 5).map(|i| format!("-->exec done: {i}")).collect::<Vec<_>>();
+    let all = |lines: &[String]| sorted(lines) == sorted(&[vec!["end".to_owned()], done(100), done(105)].concat());
+    sooner_or_later("25", |Ran { lines, .. }| {
+        assert!(all(&lines), "{lines:?}");
+        lines[0] == "end" && sorted(&lines[1..6]) == done(100) && sorted(&lines[6..]) == done(105)
+    });
+}
+
+#[test]
+fn program_25b_one_task_is_done_after_the_other() {
+    let mut wanted: Vec<_> = (100..110).map(|i| format!("-->exec done: {i}")).collect();
+    wanted.push("end".to_owned());
+    assert_eq!(run(&["25b"]).lines, wanted);
+}
+
 #[test]
 fn all_programs_run_one_after_the_other() {
     let lines = run(&["--all"]).lines;
     let titles: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("=== ")?.split_once(':')).map(|(n, _)| n).collect();
-    let numbers = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24];
-    assert_eq!(titles, numbers.map(|number: u32| number.to_string()));
+    let numbers = "1 2 3 4 5 6 7 8 9 9b 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 25b";
+    assert_eq!(titles, numbers.split(' ').collect::<Vec<_>>());
     let hello = numbered(10, |i| format!("hello world {i}"));
-    assert_eq!(sorted(&lines[lines.len() - 10..]), hello);
+    let begin = place(&lines, "=== 24: a lock around print") + 1;
+    assert_eq!(sorted(&lines[begin..begin + 10]), hello);
 }
 
 #[test]

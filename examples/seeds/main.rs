@@ -11,6 +11,7 @@
 mod clock;
 mod exchange;
 mod life;
+mod pools;
 mod sharing;
 mod start_and_queue;
 mod threads_and_processes;
@@ -26,34 +27,39 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 /// A program: its number, what it shows, and its `main`.
 struct Program {
-    number: u32,
+    number: &'static str,
     shows: &'static str,
     main: fn() -> Outcome,
 }
 
 const PROGRAMS: &[Program] = &[
-    Program { number: 1, shows: "ten processes", main: start_and_queue::ten_processes },
-    Program { number: 2, shows: "ten processes of a class", main: start_and_queue::processes_with_a_name },
-    Program { number: 3, shows: "a queue from three producers", main: start_and_queue::three_producers },
-    Program { number: 4, shows: "three workers", main: life::three_workers },
-    Program { number: 5, shows: "a clock", main: life::clock },
-    Program { number: 6, shows: "a child that is not a daemon", main: life::no_daemon },
-    Program { number: 7, shows: "a daemon", main: life::daemon },
-    Program { number: 8, shows: "a daemon that is joined", main: life::joined_daemon },
-    Program { number: 10, shows: "a writer and a reader that never ends", main: life::writer_and_reader },
-    Program { number: 11, shows: "a process of a class", main: exchange::a_class_of_its_own },
-    Program { number: 12, shows: "everything out of a queue", main: exchange::all_of_a_queue },
-    Program { number: 13, shows: "a pipe between father and son", main: exchange::father_and_son },
-    Program { number: 14, shows: "a list that five children append to", main: exchange::five_append_to_a_list },
-    Program { number: 15, shows: "a sum in a dictionary", main: exchange::sum_in_a_dictionary },
-    Program { number: 16, shows: "two bars of progress", main: threads_and_processes::two_bars },
-    Program { number: 18, shows: "a queue to a child", main: threads_and_processes::message_to_a_child },
-    Program { number: 19, shows: "a thread", main: threads_and_processes::a_thread },
-    Program { number: 20, shows: "who is whose parent", main: sharing::parents },
-    Program { number: 21, shows: "a mixed list through a queue", main: sharing::mixed_list_through_a_queue },
-    Program { number: 22, shows: "a mixed list through a pipe", main: sharing::mixed_list_through_a_pipe },
-    Program { number: 23, shows: "a dictionary and a list of a manager", main: sharing::dictionary_and_list },
-    Program { number: 24, shows: "a lock around print", main: sharing::lock_around_print },
+    Program { number: "1", shows: "ten processes", main: start_and_queue::ten_processes },
+    Program { number: "2", shows: "ten processes of a class", main: start_and_queue::processes_with_a_name },
+    Program { number: "3", shows: "a queue from three producers", main: start_and_queue::three_producers },
+    Program { number: "4", shows: "three workers", main: life::three_workers },
+    Program { number: "5", shows: "a clock", main: life::clock },
+    Program { number: "6", shows: "a child that is not a daemon", main: life::no_daemon },
+    Program { number: "7", shows: "a daemon", main: life::daemon },
+    Program { number: "8", shows: "a daemon that is joined", main: life::joined_daemon },
+    Program { number: "9", shows: "six tasks for a pool of four", main: pools::six_tasks_for_four },
+    Program { number: "9b", shows: "six tasks for a pool of five", main: pools::six_tasks_for_five },
+    Program { number: "10", shows: "a writer and a reader that never ends", main: life::writer_and_reader },
+    Program { number: "11", shows: "a process of a class", main: exchange::a_class_of_its_own },
+    Program { number: "12", shows: "everything out of a queue", main: exchange::all_of_a_queue },
+    Program { number: "13", shows: "a pipe between father and son", main: exchange::father_and_son },
+    Program { number: "14", shows: "a list that five children append to", main: exchange::five_append_to_a_list },
+    Program { number: "15", shows: "a sum in a dictionary", main: exchange::sum_in_a_dictionary },
+    Program { number: "16", shows: "two bars of progress", main: threads_and_processes::two_bars },
+    Program { number: "17", shows: "thirteen tasks for a pool of four", main: pools::thirteen_tasks },
+    Program { number: "18", shows: "a queue to a child", main: threads_and_processes::message_to_a_child },
+    Program { number: "19", shows: "a thread", main: threads_and_processes::a_thread },
+    Program { number: "20", shows: "who is whose parent", main: sharing::parents },
+    Program { number: "21", shows: "a mixed list through a queue", main: sharing::mixed_list_through_a_queue },
+    Program { number: "22", shows: "a mixed list through a pipe", main: sharing::mixed_list_through_a_pipe },
+    Program { number: "23", shows: "a dictionary and a list of a manager", main: sharing::dictionary_and_list },
+    Program { number: "24", shows: "a lock around print", main: sharing::lock_around_print },
+    Program { number: "25", shows: "a pool that calls back", main: pools::calls_back },
+    Program { number: "25b", shows: "one task after the other", main: pools::one_after_the_other },
 ];
 
 const USAGE: &str = "usage: seeds [--time-scale FACTOR] NUMBER... | --all
@@ -109,7 +115,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Vec<&'static Pro
                 }
             }
             number => {
-                let found = PROGRAMS.iter().find(|p| p.number.to_string() == number);
+                let found = PROGRAMS.iter().find(|p| p.number == number);
                 programs.push(found.ok_or_else(|| format!("no program {number:?}"))?);
             }
         }

@@ -17,6 +17,8 @@ mod heap;
 mod lists;
 mod locks;
 mod managers;
+mod pool_workers;
+mod pools;
 mod processes;
 mod queues;
 mod semaphores;
@@ -34,7 +36,7 @@ use support::watchdog;
 use support::watchdog::Watchdog;
 
 /// Areas of the table of which every row that is to be ported is.
-const FINISHED: &[u32] = &[2, 3, 4, 5, 9, 12, 13];
+const FINISHED: &[u32] = &[2, 3, 4, 5, 7, 8, 9, 12, 13];
 
 /// Long enough for something that should not happen to happen.
 const DELTA: Duration = Duration::from_millis(100);
