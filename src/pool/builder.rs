@@ -22,8 +22,10 @@ use crate::sys::poll::start_thread;
 /// Tasks under way at once, unless another number is wanted.
 const DEPTH: usize = 4096;
 const MOST_DEPTH: usize = 1 << 20;
-/// Bytes of the queues.
+/// Bytes of each queue, at least, and for each task that may be under way.
 const QUEUE_BYTES: usize = 1 << 20;
+const TASK_BYTES: usize = 128;
+const MOST_QUEUE_BYTES: usize = 32 << 20;
 
 /// What a new pool is to be like: what [`Pool::builder`] gives.
 #[must_use = "there is no pool until `build` is called"]
@@ -114,7 +116,8 @@ impl PoolBuilder {
         self
     }
 
-    /// How workers are started; by default by the [fork server](StartMethod::ForkServer). Python: `context`.
+    /// How workers are started; by default by the [fork server](StartMethod::ForkServer), of which all are copies: what was drawn
+    /// at random before is the same in all of them, the keys of `RandomState` among it. Python: `context`.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = method;
         self
@@ -149,7 +152,8 @@ impl PoolBuilder {
             }
         });
         let segment = Segment::family()?;
-        let queue = || Queue::builder().bytes(QUEUE_BYTES).segment(&segment).build::<Vec<u8>>();
+        let bytes = (self.depth * TASK_BYTES).clamp(QUEUE_BYTES, MOST_QUEUE_BYTES);
+        let queue = || Queue::builder().bytes(bytes).segment(&segment).build::<Vec<u8>>();
         let owner = Arc::new(Owner::new(queue()?, queue()?, Board::new(&segment, self.depth, size)?, self.depth)?);
         let start: Start = match self.initializer {
             Some(start) => start,

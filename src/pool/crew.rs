@@ -193,11 +193,11 @@ impl Crew {
         };
         for Member { serial, process, ready, .. } in ended {
             let pid = process.pid();
-            let status = match process.join() {
-                Ok(()) => JoinError::Exited { code: 0 },
-                Err(error) => error,
+            // One that calls `exit(0)` has not returned.
+            let (status, wanted) = match process.join() {
+                Ok(()) => (JoinError::Exited { code: 0 }, true),
+                Err(error) => (error, false),
             };
-            let wanted = matches!(status, JoinError::Exited { code: 0 });
             let reason = status.to_string();
             self.owner.announce_death(serial, Ending { pid, status: Arc::new(status) }, wanted);
             self.note_ready();

@@ -1,7 +1,10 @@
 //! Results that are taken one by one.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -21,7 +24,9 @@ struct Stream<R> {
     ordered: bool,
     /// Items of each chunk under way.
     sizes: Mutex<HashMap<u32, usize>>,
+    /// By the numbers of the chunks; in any order, by that in which they came.
     came: Mutex<HashMap<u32, VecDeque<Result<R, TaskError>>>>,
+    arrived: AtomicU32,
     progress: Option<Progress>,
 }
 
@@ -30,9 +35,10 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
         let len = locked(&self.sizes).remove(&index)?;
         let outcomes = outcomes::<R>(outcome, len);
         self.tally.came(len, nanos);
-        // In any order, all are in one queue.
-        let key = if self.ordered { index } else { 0 };
-        locked(&self.came).entry(key).or_default().extend(outcomes);
+        let mut came = locked(&self.came);
+        let key = if self.ordered { index } else { self.arrived.fetch_add(1, Relaxed) };
+        came.insert(key, outcomes.into());
+        drop(came);
         if let Some(progress) = &self.progress {
             contained(|| progress(len));
         }
@@ -50,6 +56,8 @@ pub struct Imap<'p, I, A, R> {
     stream: Arc<Stream<R>>,
     next: u32,
     sent: u32,
+    /// What `items` panicked with.
+    panic: Option<Box<dyn Any + Send>>,
     args: PhantomData<fn(A)>,
 }
 
@@ -61,9 +69,9 @@ where
 {
     pub(super) fn new(mapping: Mapping<'p>, function: Result<u64, TaskError>, items: I, ordered: bool) -> Self {
         let progress = mapping.progress.clone();
-        let (tally, sizes, came) = Default::default();
-        let stream = Arc::new(Stream { tally, ordered, sizes, came, progress });
-        Self { mapping, function, items: Some(items), stream, next: 0, sent: 0, args: PhantomData }
+        let (tally, sizes, came, arrived) = Default::default();
+        let stream = Arc::new(Stream { tally, ordered, sizes, came, arrived, progress });
+        Self { mapping, function, items: Some(items), stream, next: 0, sent: 0, panic: None, args: PhantomData }
     }
 
     /// Sends as much as may be ahead.
@@ -72,7 +80,16 @@ where
         let ahead = self.mapping.look_ahead.unwrap_or(2 * workers);
         while self.items.is_some() && self.ahead() < ahead {
             let chunk = self.mapping.chunk.unwrap_or_else(|| self.stream.tally.chunk().unwrap_or(1) as usize);
-            let part: Vec<A> = self.items.as_mut().map(|items| items.take(chunk).collect()).unwrap_or_default();
+            let Some(items) = &mut self.items else { break };
+            let part: Vec<A> = match catch_unwind(AssertUnwindSafe(|| items.take(chunk).collect())) {
+                Ok(part) => part,
+                Err(payload) => {
+                    // It comes behind the results of the chunks before.
+                    self.panic = Some(payload);
+                    self.items = None;
+                    break;
+                }
+            };
             if part.len() < chunk {
                 self.items = None;
             }
@@ -95,11 +112,11 @@ where
 
     /// Chunks that are under way or not taken.
     fn ahead(&self) -> usize {
-        if self.stream.ordered { (self.sent - self.next) as usize } else { self.stream.tally.under_way() }
+        (self.sent - self.next) as usize
     }
 
     fn take(&mut self) -> Option<Result<R, TaskError>> {
-        let key = if self.stream.ordered { self.next } else { 0 };
+        let key = self.next;
         let mut came = locked(&self.stream.came);
         let chunk = came.get_mut(&key)?;
         let one = chunk.pop_front();
@@ -130,9 +147,12 @@ where
         }
         let stream = &self.stream;
         if stream.tally.under_way() == 0 && locked(&stream.came).is_empty() {
+            if let Some(payload) = self.panic.take() {
+                resume_unwind(payload);
+            }
             return None;
         }
-        let key = if stream.ordered { self.next } else { 0 };
+        let key = self.next;
         let has_come = || locked(&stream.came).contains_key(&key);
         self.mapping.pool.owner().wait_until(&has_come, Deadline::NEVER);
         self.take()

@@ -235,7 +235,7 @@ impl Pool {
         self.crew.kill_all();
     }
 
-    /// Waits until all tasks have ended and the workers too. Only after [`close`](Self::close) or
+    /// Waits until all tasks have ended, with their callbacks, and the workers too. Only after [`close`](Self::close) or
     /// [`terminate`](Self::terminate).
     ///
     /// # Errors
@@ -246,7 +246,7 @@ impl Pool {
             let message = "it still takes tasks: close or terminate it first";
             return Err(Error::new(ErrorKind::InvalidInput, "join pool", message));
         }
-        self.owner.wait_until(&|| self.owner.under_way() == 0, Deadline::NEVER);
+        self.owner.wait_until(&|| self.owner.is_at_rest(), Deadline::NEVER);
         self.owner.close();
         self.owner.stop_workers();
         self.crew.wait_all();

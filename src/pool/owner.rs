@@ -1,9 +1,10 @@
 //! The owner's side of a pool: what its threads share, how tasks go out, and how each ends once.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::board::{Board, Ticket};
@@ -54,6 +55,10 @@ pub(super) struct Owner {
     pub(super) news: Condvar,
     /// How many callbacks wait in the hall.
     pub(super) called: AtomicUsize,
+    /// How many callbacks have not returned.
+    pub(super) calls: AtomicUsize,
+    /// The pool's own thread, which may wait for the pool in a callback.
+    pub(super) own: OnceLock<ThreadId>,
     pub(super) leave: AtomicBool,
     pub(super) followers: AtomicUsize,
     /// Tasks that want the pool's own thread when they end.
@@ -95,6 +100,8 @@ impl Owner {
             hall: Mutex::default(),
             news: Condvar::new(),
             called: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            own: OnceLock::new(),
             leave: AtomicBool::new(false),
             followers: AtomicUsize::new(0),
             calling_back: AtomicUsize::new(0),
@@ -157,6 +164,7 @@ impl Owner {
                 if let Some(entry) = locked(&self.ledger).take(ticket) {
                     self.submitted.fetch_sub(1, Relaxed);
                     self.left(&entry);
+                    self.look_again();
                 }
             })?;
             Ok(ticket)
@@ -331,9 +339,17 @@ impl Owner {
     }
 
     pub(super) fn push_callback(&self, callback: Box<dyn FnOnce() + Send>) {
+        self.calls.fetch_add(1, Relaxed);
         let mut hall = locked(&self.hall);
         hall.push_back(callback);
         self.called.store(hall.len(), Release);
+    }
+
+    /// Whether no task is under way, and no callback of one that was.
+    pub fn is_at_rest(&self) -> bool {
+        // A task leaves the ledger, then its callback is one that has not returned, then it no longer calls back.
+        let mine = usize::from(self.own.get() == Some(&thread::current().id()));
+        self.under_way() == 0 && self.calling_back.load(Acquire) == 0 && self.calls.load(Acquire) <= mine
     }
 
     /// How many tasks are under way.

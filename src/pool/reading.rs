@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::Duration;
 
 use super::error::TaskError;
@@ -168,12 +169,15 @@ impl Owner {
 
     /// Runs callbacks, and reads results when nobody else does, until [`dismiss`](Self::dismiss).
     pub fn serve(&self) {
+        // Nobody else sets it.
+        let _ = self.own.set(thread::current().id());
         loop {
             let mut hall = locked(&self.hall);
             if let Some(callback) = hall.pop_front() {
                 self.called.store(hall.len(), Release);
                 drop(hall);
                 contained(callback);
+                self.calls.fetch_sub(1, Release);
                 self.look_again();
                 continue;
             }
