@@ -438,7 +438,8 @@ fn main() {
     ];
     let mut passed = 0;
     for &(name, test) in tests {
-        let is_long = name.starts_with("recover") || ["named", "published", "objects", "runs of dicts"].contains(&name);
+        let is_long = name.starts_with("recover")
+            || ["named", "published", "objects", "runs of dicts", "workers"].contains(&name);
         if is_long && cfg!(debug_assertions) {
             println!("{name}: skipped, hundreds of thousands of instructions unless they are optimised");
             continue;
