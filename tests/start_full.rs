@@ -27,7 +27,7 @@ fn a_start_without_memory_is_an_error_by_every_way_and_works_when_there_is_some(
                 }
             }
         }
-        let refused: Error = start().err().expect("there is no memory");
+        let refused: Error = start().expect_err("there is no memory");
         assert_eq!(refused.kind(), ErrorKind::OutOfSpace, "{refused}");
         // SAFETY: the parent's other threads hold nothing that the child needs.
         let forked = unsafe { Process::fork(length, text.clone()) };
