@@ -146,14 +146,24 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
-            let calls_back = terms.calls_back;
-            if terms.timeout.is_some() {
+            let (calls_back, timed) = (terms.calls_back, terms.timeout.is_some());
+            if timed {
+                // Before the task can be begun.
                 self.board.set_timed();
-                self.bell.ring();
             }
             let entry = Entry { generation: 0, call, sink: Arc::clone(sink), index, terms };
-            let ticket = self.enter(entry)?;
+            let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(entry));
+            let ticket = match entered {
+                Ok(ticket) => ticket,
+                Err(error) => {
+                    passed.withdraw();
+                    return Err(error);
+                }
+            };
+            if timed {
+                // Whoever is woken finds it in the ledger.
+                self.bell.ring();
+            }
             self.submitted.fetch_add(1, Relaxed);
             if calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
