@@ -74,7 +74,7 @@ impl Crew {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a worker for each row that has none. If one cannot be started, none of the new ones is left.
+    /// Starts a worker for each row that has none, until one cannot be started.
     pub fn fill(&self) -> Result<(), Error> {
         for row in 0..self.size {
             if self.roster().members.iter().any(|member| member.row == row) {
@@ -233,8 +233,13 @@ impl Crew {
             return;
         }
         for member in &self.roster().members {
-            let Some((slot, begun)) = self.owner.board.noted(member.row) else { continue };
+            let Some(noted @ (slot, begun)) = self.owner.board.noted(member.row) else { continue };
             let Some((ticket, limit)) = self.owner.limit_of(slot) else { continue };
+            // A note that still stands is of the task that was found, and not of one before it in the same slot: what a worker
+            // has noted it takes back before it sends the result, which frees the slot.
+            if self.owner.board.noted(member.row) != Some(noted) {
+                continue;
+            }
             let ran = now_ns().saturating_sub(begun);
             if u128::from(ran) > limit.as_nanos() && self.owner.board.expire(ticket, member.serial) {
                 // A child of this user's; if it has ended, it is buried as others.
