@@ -26,8 +26,8 @@ pub(super) enum Word {
     Unsendable = 3,
     /// The worker, whose number stands in the slot's place, can begin.
     Ready = 4,
-    /// The pool's initializer failed: a text.
-    InitializerFailed = 5,
+    /// No worker can begin or go on, since the pool's initializer failed or its memory is spoilt: a text.
+    Hopeless = 5,
     /// The parent to itself: the worker in the slot's place is dead, and all that it sent came before this.
     Died = 6,
     /// The parent to itself: look again.
@@ -87,7 +87,7 @@ impl AnswerHead {
             2 => Word::Panicked,
             3 => Word::Unsendable,
             4 => Word::Ready,
-            5 => Word::InitializerFailed,
+            5 => Word::Hopeless,
             6 => Word::Died,
             7 => Word::Look,
             _ => return None,
@@ -117,8 +117,7 @@ mod tests {
         task.write(&mut bytes);
         assert_eq!(TaskHead::read(&bytes), Some(task));
         assert_eq!(TaskHead::read(&bytes[..HEAD - 1]), None);
-        for word in [Word::Returned, Word::Panicked, Word::Unsendable, Word::Ready, Word::InitializerFailed, Word::Died]
-        {
+        for word in [Word::Returned, Word::Panicked, Word::Unsendable, Word::Ready, Word::Hopeless, Word::Died] {
             let answer = AnswerHead { word, ticket, nanos: 9 };
             assert_eq!(AnswerHead::read(&answer.with(b"x")), Some(answer));
         }

@@ -154,7 +154,7 @@ impl Owner {
             Word::Panicked => drop(self.resolve(ticket, Err(panicked(rest)), nanos)),
             Word::Unsendable => drop(self.resolve(ticket, Err(unsendable(rest)), nanos)),
             Word::Ready => locked(&self.ready).push(ticket.generation),
-            Word::InitializerFailed => {
+            Word::Hopeless => {
                 self.break_off(TaskError::Broken { reason: String::from_utf8_lossy(rest).into_owned() });
             }
             Word::Died => self.bury(ticket.generation),

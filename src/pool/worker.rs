@@ -45,7 +45,7 @@ pub(super) fn run_after(outfit: Outfit, initialize: impl FnOnce()) {
         Err(payload) => {
             let panic = last_panic(&*payload);
             let reason = format!("the initializer panicked at {}: {}", panic.location, panic.message);
-            worker.say(Word::InitializerFailed, reason.as_bytes());
+            worker.give_up(&reason);
         }
     }
 }
@@ -66,19 +66,31 @@ impl Worker {
         Self { outfit, board, last: None }
     }
 
-    fn say(&self, word: Word, rest: &[u8]) -> bool {
+    fn say(&self, word: Word, rest: &[u8]) {
         let bytes = AnswerHead::of_worker(word, self.outfit.serial).with(rest);
-        self.outfit.results.put_encoded(&bytes, &mut None, Deadline::NEVER, || false).is_ok()
+        if let Err(RawRefused::Failed(error)) =
+            self.outfit.results.put_encoded(&bytes, &mut None, Deadline::NEVER, || false)
+        {
+            self.speechless(&error);
+        }
+    }
+
+    /// Tells the pool that neither this worker nor another in its place can go on.
+    fn give_up(&self, reason: &str) {
+        self.say(Word::Hopeless, reason.as_bytes());
+    }
+
+    /// Nothing can be sent any more: the owner is told by the way in which this process ends.
+    fn speechless(&self, error: &Error) -> ! {
+        eprintln!("kinfolk: the worker cannot send results: {error}");
+        std::process::exit(1)
     }
 
     fn work(mut self) {
         if Image::of_program().mark() != self.outfit.mark {
-            self.say(Word::InitializerFailed, b"the worker runs another build of the program");
-            return;
+            return self.give_up("the worker runs another build of the program");
         }
-        if !self.say(Word::Ready, &[]) {
-            return;
-        }
+        self.say(Word::Ready, &[]);
         let (mut buffer, mut done) = (Vec::new(), 0);
         let tasks = self.outfit.tasks.clone();
         let board = self.board.clone();
@@ -93,10 +105,7 @@ impl Worker {
                 Ok(came) => came,
                 Err(RawRefused::Timeout) => continue,
                 Err(RawRefused::Stopped) => return,
-                Err(RawRefused::Failed(error)) => {
-                    eprintln!("kinfolk: the worker cannot go on: {error}");
-                    return;
-                }
+                Err(RawRefused::Failed(error)) => return self.give_up(&format!("tasks cannot be read: {error}")),
             };
             let Some(head) = begun else { continue };
             DESK.with(|desk| desk.came.set(Some(came)));
@@ -161,7 +170,9 @@ impl Worker {
             write_text(buffer, &error);
             answer.word = Word::Unsendable;
             answer.write(buffer);
-            return results.put_encoded(buffer, &mut None, Deadline::NEVER, || false).is_ok();
+            if let Err(RawRefused::Failed(error)) = results.put_encoded(buffer, &mut None, Deadline::NEVER, || false) {
+                self.speechless(&error);
+            }
         }
         true
     }
