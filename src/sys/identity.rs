@@ -200,6 +200,11 @@ pub fn abandon_child(pid: u32) {
     }
 }
 
+/// The kernel's number of the calling thread, that of the process for its first one.
+pub fn this_thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
 fn pid_of(pid: u32) -> Result<Pid, Errno> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
 }

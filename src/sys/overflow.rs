@@ -4,7 +4,8 @@
 //! of the fault: if it lies in the guard below the thread's stack, it says so and aborts, as Rust's does; any other fault
 //! ends the process as if there were no handler.
 
-use std::ffi::c_int;
+use super::identity::this_thread_id;
+use std::ffi::{c_char, c_int};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
@@ -27,9 +28,12 @@ pub struct Watchable {
 
 /// Makes the calling thread watchable. It is so in forks, too.
 pub fn prepare() -> io::Result<Watchable> {
-    let guard = guard_of_this_thread()?;
-    // Never freed: the thread has it to the process's end.
-    let stack = Box::leak(vec![0u8; STACK_BYTES].into_boxed_slice());
+    let guard = match is_first_thread().then(guard_of_first_thread).flatten() {
+        Some(guard) => guard,
+        None => guard_of_this_thread()?,
+    };
+    // Never freed: the thread has it to the process's end. Not zeroed either: most never need it.
+    let stack = Box::leak(Box::<[u8]>::new_uninit_slice(STACK_BYTES));
     let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
     // SAFETY: the memory is nobody else's and stays.
     check(unsafe { libc::sigaltstack(&stack, null_mut()) })?;
@@ -95,6 +99,26 @@ fn check(answer: c_int) -> io::Result<()> {
     if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+fn is_first_thread() -> bool {
+    this_thread_id() == std::process::id()
+}
+
+/// The pages below the first thread's stack, if it is known how far that may grow. glibc reads a file of `/proc` for this, line
+/// by line.
+///
+/// The kernel puts the program's name at the top of the stack, and above that nothing but a null pointer (`fs/exec.c`).
+fn guard_of_first_thread() -> Option<std::ops::Range<usize>> {
+    let page = rustix::param::page_size();
+    let most = usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Stack).current?).ok()?;
+    // SAFETY: it only asks.
+    let name = std::ptr::NonNull::new(unsafe { libc::getauxval(libc::AT_EXECFN) } as *mut c_char)?;
+    // SAFETY: the kernel's string, which ends; the program may have written over it, but not over the null pointer above.
+    let name_bytes = unsafe { libc::strlen(name.as_ptr()) };
+    let top = (name.as_ptr() as usize + name_bytes + 1 + size_of::<usize>()).next_multiple_of(page);
+    let lowest = top.checked_sub(most / page * page)?;
+    Some(lowest.checked_sub(FIRST_GUARD_BYTES)?..lowest)
+}
+
 /// The pages below the stack: of glibc's account of a stack they are a part, or lie below it, by its version.
 fn guard_of_this_thread() -> io::Result<std::ops::Range<usize>> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
@@ -116,8 +140,7 @@ fn guard_of_this_thread() -> io::Result<std::ops::Range<usize>> {
         return Err(io::Error::from_raw_os_error(failed));
     }
     let lowest = stack as usize;
-    let is_first = rustix::thread::gettid() == rustix::process::getpid();
-    let below = if is_first { guard.max(FIRST_GUARD_BYTES) } else { guard };
+    let below = if is_first_thread() { guard.max(FIRST_GUARD_BYTES) } else { guard };
     Ok(lowest.saturating_sub(below)..lowest + guard)
 }
 
