@@ -255,7 +255,7 @@ fn names_and_parents_are_known_to_the_child() {
     assert!(process::parent().is_none());
     fn who(_: ()) -> (String, String, bool, String, u32, bool) {
         let (me, parent) = (process::current(), process::parent().unwrap());
-        let thread = std::thread::current().name().unwrap().to_owned();
+        let thread = std::fs::read_to_string("/proc/thread-self/comm").unwrap().trim_end().to_owned();
         (me.name().to_owned(), thread, me.is_daemon(), parent.name().to_owned(), parent.pid(), parent.is_alive())
     }
     let child = Process::spawn(who, ()).unwrap();

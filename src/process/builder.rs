@@ -49,8 +49,8 @@ pub(super) struct Setup {
 }
 
 impl Builder {
-    /// Names the child, for [`current`](super::current), its first thread, and panic messages. By default it is
-    /// `Process-1`, `Process-2` and so on; in `Process-1`, `Process-1:1` and so on. Python: `name=`.
+    /// Names the child, for [`current`](super::current), panic messages, and its first thread, in which its function runs, as
+    /// `ps` sees it ([`std::thread::current`] knows names of threads that std has started). By default it is `Process-1`, `Process-2` and so on; in `Process-1`, `Process-1:1` and so on. Python: `name=`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

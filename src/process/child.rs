@@ -1,20 +1,17 @@
-//! The child's side: attach, run the function in a thread of its own, publish how it ended, exit.
+//! The child's side: attach, run the function, publish how it ended, exit.
 
 use super::entry::Ticket;
 use super::function::{FunctionId, decode};
 use super::handoff::{Failure, Handoff, INLINE_BYTES, Order, Panic, Verdict};
-use super::start::StartMethod;
-use super::{current, log, start};
+use super::{current, log, panics, start};
 use crate::error::Error;
 use crate::segment::{ObjectId, Segment};
+use crate::sys::fork;
 use crate::sys::image::Image;
 use crate::sys::overflow::{self, Others, Watchable};
 use crate::sys::spawn;
-use std::any::Any;
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,11 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const OK: i32 = 0;
 const FAILED: i32 = 1;
 
-/// As much as a program's first thread gets by default, in which the function would run without this library.
-const STACK_BYTES: usize = 8 << 20;
-
-/// Runs the child that has begun to its end. Handlers that the function registered with `atexit` run in this, the first
-/// thread.
+/// Runs the child that has begun to its end, in this, the first thread.
 ///
 /// `thread` is this one, if it was [prepared](prepare) before. `furnish` does what is to be done in the child and depends on
 /// how it was started; if that fails, the parent is told.
@@ -49,8 +42,7 @@ pub(super) type Begun = Result<(Work, Order), Error>;
 /// What children would do each for themselves is done for them, by the process of which they will be forks.
 pub(super) fn prepare() -> Option<Watchable> {
     Image::of_program();
-    // The first destructor of a thread's local makes the C library look for the function that notes it.
-    LAST_PANIC.with(|_| ());
+    panics::prepare();
     overflow::prepare().ok()
 }
 
@@ -95,7 +87,7 @@ pub(super) fn run_here(
     function: impl FnOnce() -> Result<Vec<u8>, Error>,
 ) -> i32 {
     let work = Arc::new(Work { handoff, parent_row, published: AtomicBool::new(false) });
-    note_panics(&work);
+    panics::note(&work, panics::Told::ByOthers);
     // Rust's runtime has a handler of its own, which knows this thread, and not whom to tell.
     note_overflows(&work, name, None, Others::Second);
     work.attempt(function)
@@ -112,7 +104,7 @@ impl Work {
     /// Runs the function of `order`, in a process that `furnish` makes what the order says; the process's exit code.
     fn run(self, order: Order, thread: Option<Watchable>, furnish: impl FnOnce(&Order) -> Result<(), Error>) -> i32 {
         let work = Arc::new(self);
-        note_panics(&work);
+        panics::note(&work, panics::Told::Here { name: order.name.clone() });
         if let Err(error) = furnish(&order).and_then(|()| order.setup.apply()) {
             return work.fail(&error);
         }
@@ -121,28 +113,13 @@ impl Work {
             Ok(found) => found,
             Err(error) => return work.fail(&error),
         };
-        let task = {
-            let (work, name) = (Arc::clone(&work), order.name.clone());
-            move || {
-                // Rust's runtime has a handler of its own, if `main` has begun.
-                let others = if cfg!(feature = "explicit-init") { Others::Second } else { Others::First };
-                note_overflows(&work, &name, thread, others);
-                log::set_up(&name, std::process::id());
-                let mut buffer = arguments;
-                work.attempt(|| record.entry()(&mut buffer, work.parent_row).map(|()| buffer))
-            }
-        };
-        if order.method == StartMethod::ForkServer {
-            // A fork of a process with one thread, which has a stack of the usual size.
-            return task();
-        }
-        // This thread only waits from now on.
-        Segment::rest_thread();
-        match std::thread::Builder::new().name(order.name).stack_size(STACK_BYTES).spawn(task) {
-            // An error of `join` would be a panic of the lines above, after which nothing was published.
-            Ok(thread) => thread.join().unwrap_or(FAILED),
-            Err(error) => work.fail(&Error::os("start the task's thread", error)),
-        }
+        // Rust's runtime has a handler of its own, if `main` has begun.
+        let others = if cfg!(feature = "explicit-init") { Others::Second } else { Others::First };
+        note_overflows(&work, &order.name, thread, others);
+        fork::set_command_name(order.name.as_bytes());
+        log::set_up(&order.name, std::process::id());
+        let mut buffer = arguments;
+        work.attempt(|| record.entry()(&mut buffer, work.parent_row).map(|()| buffer))
     }
 
     /// Calls `function`, and publishes what it returns, or how it ended instead; the process's exit code.
@@ -154,7 +131,7 @@ impl Work {
             },
             Ok(Err(error)) => self.fail(&error),
             Err(payload) => {
-                self.tell_panic(last_panic(&*payload));
+                self.tell_panic(panics::last(&*payload));
                 // Its destructor might panic again.
                 std::mem::forget(payload);
                 FAILED
@@ -183,7 +160,8 @@ impl Work {
         FAILED
     }
 
-    fn tell_panic(&self, mut panic: Panic) {
+    /// Publishes that the function panicked.
+    pub(super) fn tell_panic(&self, mut panic: Panic) {
         let encoded = |panic: &Panic| postcard::to_stdvec(panic).expect("two strings are encodable");
         if self.publish(Verdict::Panicked, &encoded(&panic)).is_err() {
             // No room for all of it.
@@ -207,50 +185,6 @@ fn note_overflows(work: &Arc<Work>, name: &str, thread: Option<Watchable>, other
     };
     // If that fails, a stack overflow is a SIGSEGV as others are.
     let _ = thread.map_or_else(overflow::prepare, Ok).and_then(|t| overflow::watch(t, note, last_words, others));
-}
-
-thread_local! {
-    /// The last panic of this thread, as the panic hook saw it.
-    static LAST_PANIC: RefCell<Option<Panic>> = const { RefCell::new(None) };
-}
-
-/// Sets a panic hook that notes where a panic happened, and then does what the hook before it did.
-fn note_panics(work: &Arc<Work>) {
-    let before = std::panic::take_hook();
-    // A program that aborts on panics gets no further than the hook.
-    let aborting = cfg!(panic = "abort").then(|| Arc::clone(work));
-    std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-        let location = info.location().map(ToString::to_string).unwrap_or_else(unknown);
-        let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-        let panic = Panic { message: message_of(info.payload()), location, backtrace };
-        match &aborting {
-            Some(work) => work.tell_panic(panic),
-            // A panic while the thread's locals are torn down is in nobody's result.
-            None => drop(LAST_PANIC.try_with(|last| last.replace(Some(panic)))),
-        }
-        before(info);
-    }));
-}
-
-/// The panic that carried `payload` here.
-pub(crate) fn last_panic(payload: &(dyn Any + Send)) -> Panic {
-    let message = message_of(payload);
-    // `resume_unwind` calls no hook, and a hook of the program's own may have replaced ours.
-    match LAST_PANIC.take() {
-        Some(last) if last.message == message => last,
-        _ => Panic { message, location: unknown(), backtrace: None },
-    }
-}
-
-fn unknown() -> String {
-    "an unknown place".to_owned()
-}
-
-fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a value that is not text").to_owned()
 }
 
 /// Cuts `text` to at most `max` bytes.

@@ -13,7 +13,7 @@ use crate::error::ErrorKind;
 use crate::segment::ObjectId;
 #[cfg(not(feature = "explicit-init"))]
 use crate::sys::image::{Constructor, Image};
-use crate::sys::spawn;
+use crate::sys::{exec, spawn};
 use std::os::fd::RawFd;
 
 /// The environment variable that makes a process a child. It is gone before anything of the program runs.
@@ -167,7 +167,7 @@ unsafe fn called() -> Option<Called> {
         std::process::exit(1);
     };
     // SAFETY: the caller's promise.
-    if let Err(error) = unsafe { spawn::close_inherited_but(&called.descriptors()) } {
+    if let Err(error) = unsafe { exec::arrive(&called.descriptors()) } {
         eprintln!("kinfolk: the child process cannot close what it inherited: {error}");
         std::process::exit(1);
     }

@@ -15,7 +15,7 @@ use crate::sys::spawn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 impl<R: Serialize + DeserializeOwned> Process<R> {
     /// Starts a child that is a fork of this process, and in it calls `function` with `args`.
@@ -80,7 +80,7 @@ impl Builder {
         let Plan { segment, row, order } = self.plan(FunctionId::of_fork::<F>(), start_method(), self.setup(true)?)?;
         let os = |e| refused(&order.name, e);
         let handoff = Handoff::create(&segment, &order, &[], row.index)?;
-        let life = spawn::life_pipe().map_err(os)?;
+        let life = spawn::life_line().map_err(os)?;
         let lock = row.lock.try_clone().map_err(os)?;
         let (streams, pipes) = launch::streams(&self).map_err(os)?;
         segment.open_all_for(row.index);
@@ -97,7 +97,7 @@ impl Builder {
             Forked::Child => {
                 let (index, parent_row) = (row.index, order.parent_row);
                 row.started(std::process::id());
-                let begun = own_life(life.as_fd()).map_err(os).and_then(|life| {
+                let begun = spawn::bind_life(life).map_err(os).and_then(|life| {
                     segment.adopt_row_after_fork(lock, index)?;
                     current::become_fork(&order, life);
                     Ok(())
@@ -142,9 +142,4 @@ fn furnish(builder: &Builder, streams: &Streams) -> io::Result<()> {
         given.map_or(Ok(()), |given| fork::set_standard_stream(number, given))?;
     }
     builder.kept.iter().try_for_each(|fd| fork::leave_open(fd.as_fd()))
-}
-
-/// A read end of the parent's life pipe, by which this process is bound.
-fn own_life(life: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    spawn::bind_own_life(spawn::own_life(life)?)
 }

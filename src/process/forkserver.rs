@@ -34,10 +34,11 @@ use super::reaper::Reaper;
 use super::start::Started;
 use crate::segment::{ObjectId, ReservedRow};
 use crate::sys::clock::Deadline;
+use crate::sys::exec::{self, Launch};
 use crate::sys::fork;
-use crate::sys::identity::{Ended, Order, Pidfd, abandon_child};
+use crate::sys::identity::{Ended, Order, Pidfd};
 use crate::sys::line::{Broken, Line};
-use crate::sys::spawn::{self, Above, Launch};
+use crate::sys::spawn::{self, Above};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -281,14 +282,13 @@ pub(super) fn settle() {
 impl Server {
     fn launch(segment: BorrowedFd<'_>) -> io::Result<Self> {
         let (line, far) = Line::pair()?;
-        let life = spawn::life_pipe()?;
+        let life = spawn::life_line()?;
         let segment = Above::stdio(segment)?;
         let inherited = [segment.as_fd(), life.as_fd(), far.as_fd()];
         let ticket = serving::Ticket(inherited.map(|fd| fd.as_raw_fd()));
         let environment = Builder::default().environment(ticket.to_text());
         let launch = Launch { environment, inherited: inherited.to_vec(), streams: [None; 3] };
-        let pid = spawn::spawn_self(&launch)?;
-        let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid))?;
+        let (pid, pidfd) = exec::spawn_self(&launch)?;
         log::set_up("fork server", pid);
         // It makes its first spare unasked.
         let talk = Mutex::new(Talk { line: Some(line), asked: true, spare: None });

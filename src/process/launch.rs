@@ -6,8 +6,8 @@ use super::reaper::Reaper;
 use super::start::Started;
 use super::stdio::{Direction, Given};
 use crate::segment::{ObjectId, ReservedRow};
-use crate::sys::identity::{Pidfd, abandon_child};
-use crate::sys::spawn::{self, Above, Launch};
+use crate::sys::exec::{self, Launch};
+use crate::sys::spawn::{self, Above};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
@@ -46,7 +46,7 @@ pub(super) fn by_exec(
     row: ReservedRow,
     handoff: ObjectId,
 ) -> io::Result<Started> {
-    let life = spawn::life_pipe()?;
+    let life = spawn::life_line()?;
     let (segment, lock) = (Above::stdio(row.segment_fd())?, Above::stdio(row.lock.as_fd())?);
     let ticket = Ticket {
         segment: segment.as_fd().as_raw_fd(),
@@ -59,8 +59,7 @@ pub(super) fn by_exec(
     let mut inherited = vec![segment.as_fd(), lock.as_fd(), life.as_fd()];
     inherited.extend(builder.kept.iter().map(|fd| fd.as_fd()));
     let launch = Launch { environment: builder.environment(ticket.to_text()), inherited, streams: streams.as_fds() };
-    let pid = spawn::spawn_self(&launch)?;
-    let pidfd = Pidfd::of_child(pid).inspect_err(|_| abandon_child(pid))?;
+    let (pid, pidfd) = exec::spawn_self(&launch)?;
     drop((segment, lock));
     row.started(pid);
     Ok(Started { pid, pidfd, reaper: Reaper::This })

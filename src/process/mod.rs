@@ -54,6 +54,7 @@ mod handle;
 mod handoff;
 mod launch;
 mod log;
+mod panics;
 mod reaper;
 mod spawn;
 mod start;
@@ -62,7 +63,6 @@ mod stderr;
 mod stdio;
 
 pub use builder::Builder;
-pub(crate) use child::last_panic;
 pub use current::{Current, Parent, cpu_count, current, parent};
 pub use entry::init;
 pub use error::JoinError;
@@ -71,6 +71,7 @@ pub(crate) use exit::is_exiting;
 pub(crate) use function::the_function;
 pub use handle::Child;
 pub(crate) use handoff::Panic;
+pub(crate) use panics::last as last_panic;
 pub use start::{StartMethod, all_start_methods, force_start_method, set_start_method, start_method};
 #[cfg(feature = "tracing")]
 pub use stderr::{inherited_log_level, log_to_stderr};

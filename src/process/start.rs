@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// |---|---|---|
 /// | a child is | the program, started once more | a fork of a fresh copy of the program |
 /// | the program's constructors run | in each child | in the server, once |
-/// | the function runs in | a thread with the child's name | the first thread, for which std knows no name |
 /// | environment, resource limits, priority, CPU affinity, ignored signals | the parent's | the parent's when it started its server |
 /// | what [`Builder`] says of these | is said of the parent's | is said of the server's |
 /// | [`Builder::env`] is seen by | the program's constructors, too | the function |

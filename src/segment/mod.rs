@@ -419,11 +419,6 @@ impl Segment {
         }
     }
 
-    /// The calling thread will not use any segment for long: others may have its lanes. It must hold nothing.
-    pub(crate) fn rest_thread() {
-        peers::give_lanes_back();
-    }
-
     /// Says in every segment that this process has, that the process is about to end by itself.
     pub(crate) fn announce_leaving() {
         // What a forked process has not used yet is not its own.

@@ -127,12 +127,6 @@ thread_local! {
 
 struct Lanes(Vec<(Weak<Inner>, u64, Lane)>);
 
-/// Gives the calling thread's lanes back. It must hold nothing; it gets others when it uses a segment again.
-pub(super) fn give_lanes_back() {
-    let lanes = LANES.try_with(|lanes| lanes.replace(Lanes(Vec::new())));
-    drop(lanes);
-}
-
 impl Drop for Lanes {
     fn drop(&mut self) {
         LAST.set((NO_EPOCH, NOBODY));

@@ -154,12 +154,8 @@ pub fn set_signal_mask(mask: u64) {
     }
 }
 
-/// The name of the process in `ps`, at most 15 bytes.
-pub fn command_name() -> Vec<u8> {
-    rustix::thread::name().map(std::ffi::CString::into_bytes).unwrap_or_default()
-}
-
-/// Changes that name, if it has no NUL.
+/// Gives the calling thread a name, if it has no NUL; the first thread's is that of the process in `ps`. The kernel keeps 15
+/// bytes.
 pub fn set_command_name(name: &[u8]) {
     if let Ok(name) = std::ffi::CString::new(name) {
         let _ = rustix::thread::set_name(&name);

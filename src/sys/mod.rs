@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod clock;
 pub mod copy;
 pub mod cpu;
+pub mod exec;
 pub mod fd;
 pub mod folder;
 pub mod fork;

@@ -1,10 +1,11 @@
-//! Starting this program once more, and tying a child's life to its parent's.
+//! What a child is given when it is started, and how its life is tied to its parent's.
 //!
 //! **The life pipe.** A parent holds the only write end of one pipe; every child holds a read end. The parent never
 //! writes: when it ends, for whatever reason, the kernel closes the write end, and that readiness sends each child the
 //! signal it asked for with `F_SETSIG`, SIGKILL. This needs no thread and, unlike `PR_SET_PDEATHSIG`, is not bound to the
-//! parent's *thread*. Each child opens the pipe anew through `/proc`, because owner and signal belong to an open file
-//! description, and siblings would overwrite each other's.
+//! parent's *thread*. For each child the pipe is opened anew through `/proc`, because owner and signal belong to an open file
+//! description, and siblings would overwrite each other's. The parent does that, or the fork server: the files of `/proc` that
+//! lead there are known to the kernel then, and for a new process they are not.
 
 use super::clock::Deadline;
 use super::identity::timespec;
@@ -12,64 +13,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
-
-/// What a child finds when it begins.
-pub struct Launch<'a> {
-    /// Its environment.
-    pub environment: BTreeMap<OsString, OsString>,
-    /// Open under the same numbers, which are above 2.
-    pub inherited: Vec<BorrowedFd<'a>>,
-    /// Its standard input, output and error, where they are not this process's. The numbers here are above 2.
-    pub streams: [Option<BorrowedFd<'a>>; 3],
-}
-
-/// Starts this program once more, with its own arguments; gives the child's pid.
-///
-/// The child gets the calling thread's signal mask and ignores the signals that this process ignores.
-pub fn spawn_self(launch: &Launch<'_>) -> io::Result<u32> {
-    let mut actions = nix::spawn::PosixSpawnFileActions::init()?;
-    for fd in &launch.inherited {
-        // A descriptor copied onto itself loses FD_CLOEXEC, in the child only.
-        actions.add_dup2(fd.as_raw_fd(), fd.as_raw_fd())?;
-    }
-    for (number, stream) in (0..).zip(launch.streams) {
-        if let Some(fd) = stream {
-            actions.add_dup2(fd.as_raw_fd(), number)?;
-        }
-    }
-    let attributes = nix::spawn::PosixSpawnAttr::init()?;
-    let environment: Vec<CString> =
-        launch.environment.iter().map(|(name, value)| assignment(name, value)).collect::<io::Result<_>>()?;
-    let pid = nix::spawn::posix_spawn("/proc/self/exe", &actions, &attributes, &arguments()?, &environment)?;
-    Ok(pid.as_raw().unsigned_abs())
-}
-
-fn assignment(name: &OsStr, value: &OsStr) -> io::Result<CString> {
-    let mut bytes = Vec::with_capacity(name.len() + value.len() + 2);
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.push(b'=');
-    bytes.extend_from_slice(value.as_bytes());
-    Ok(CString::new(bytes)?)
-}
-
-/// The arguments of this program; from `/proc` where the C library does not pass them before `main` (musl).
-fn arguments() -> io::Result<Vec<CString>> {
-    let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    if arguments.is_empty() {
-        let bytes = std::fs::read("/proc/self/cmdline")?;
-        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-        arguments = bytes.split(|&b| b == 0).map(|a| OsString::from_vec(a.to_vec())).collect();
-    }
-    arguments.into_iter().map(|a| Ok(CString::new(a.into_vec())?)).collect()
-}
 
 /// An open file under a number above the standard streams': a child that inherited a memory file as its standard output
 /// would print into it.
@@ -124,29 +74,6 @@ pub unsafe fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::CLOEXEC)?;
     // SAFETY: the number is open (the call above succeeded) and by the caller's promise nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Closes what this process was left open when the program was started, but the standard streams and `kept`.
-///
-/// What earlier constructors have opened stays, if they did so as one should, with `O_CLOEXEC`.
-///
-/// # Safety
-/// Nobody in this process uses any other descriptor that was there when the program was started.
-pub unsafe fn close_inherited_but(kept: &[RawFd]) -> io::Result<()> {
-    let mut strays = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
-        // SAFETY: F_GETFD only asks, and takes no pointer.
-        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-        if fd > 2 && flags & libc::FD_CLOEXEC == 0 && !kept.contains(&fd) {
-            strays.push(fd);
-        }
-    }
-    for fd in strays {
-        // SAFETY: nobody uses it, by the caller's promise.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
 }
 
 /// Reads and removes an environment variable.
@@ -227,7 +154,7 @@ unsafe extern "C" fn let_go_of_life() {
 }
 
 /// The read end of this process's life pipe, which is made on first use and anew in a forked copy.
-pub fn life_pipe() -> io::Result<Arc<OwnedFd>> {
+fn life_pipe() -> io::Result<Arc<OwnedFd>> {
     static FORK_HOOK: Once = Once::new();
     let mut life = LIFE_READ.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((maker, read)) = &*life {
@@ -252,23 +179,20 @@ pub fn hold_life() -> impl Sized {
     LIFE_READ.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Binds this process's life to whoever holds the write end of the pipe: from now on it ends by SIGKILL with them, and at
-/// once if they have ended already. The descriptor must be kept open.
-pub fn bind_life(inherited: OwnedFd) -> io::Result<OwnedFd> {
-    bind_own_life(own_life(inherited.as_fd())?)
+/// A read end of this process's life pipe for one child to be bound by. The child's copy has to be the last.
+pub fn life_line() -> io::Result<OwnedFd> {
+    another_life_line(life_pipe()?.as_fd())
 }
 
-/// The pipe's read end once more, for one process to be bound by.
-pub fn own_life(inherited: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    if !FileType::from_raw_mode(rustix::fs::fstat(inherited)?.st_mode).is_fifo() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no pipe"));
-    }
-    let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
+/// As [`life_line`], of the pipe that `life` is a read end of.
+pub fn another_life_line(life: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", life.as_raw_fd());
     above_stdio(rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The second half of [`bind_life`], with what [`own_life`] opened for this process.
-pub fn bind_own_life(own: OwnedFd) -> io::Result<OwnedFd> {
+/// Binds this process's life to whoever holds the write end of the pipe: from now on it ends by SIGKILL with them, and at
+/// once if they have ended already. The descriptor must be kept open.
+pub fn bind_life(own: OwnedFd) -> io::Result<OwnedFd> {
     /// Not in `libc` for glibc; the same on every Linux.
     const F_SETSIG: libc::c_int = 10;
     let set = |command: libc::c_int, value: libc::c_int| {
@@ -278,6 +202,9 @@ pub fn bind_own_life(own: OwnedFd) -> io::Result<OwnedFd> {
             _ => Ok(()),
         }
     };
+    if !FileType::from_raw_mode(rustix::fs::fstat(&own)?.st_mode).is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no pipe"));
+    }
     set(libc::F_SETOWN, std::process::id() as libc::c_int)?;
     set(F_SETSIG, libc::SIGKILL)?;
     set(libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC)?;

@@ -1,8 +1,8 @@
 //! What a fork server does: forks spares, and hands them over to its owner.
 //!
 //! It has one thread, so a fork of it is as good as a new process. It has mapped the family's segment, to spare its children
-//! that, but takes no part: it has no row and no lane. Besides it holds the line to its owner, and two read ends of the
-//! owner's life pipe.
+//! that, but takes no part: it has no row and no lane. Besides it holds the line to its owner, and a read end of the owner's
+//! life pipe.
 
 use super::{Answer, Message, Question, Work};
 use crate::error::Error;
@@ -53,15 +53,12 @@ pub(in crate::process) fn serve(ticket: Ticket) -> ! {
 struct Service {
     segment: Segment,
     line: Line,
-    /// The pipe as the owner gave it.
+    /// The end of the owner's life pipe by which this process is bound.
     life: OwnedFd,
-    /// The one by which this process is bound.
-    _bound: OwnedFd,
     /// Whether the kernel remembers how children ended that it has reaped.
     remembered: bool,
     /// What the next child is to find, as this process found it.
     dispositions: Dispositions,
-    name: Vec<u8>,
     /// The thread of this process, and of its forks.
     thread: Option<Watchable>,
 }
@@ -76,7 +73,7 @@ impl Service {
         let [segment, life, line] = ticket.0;
         let (segment, life, line) = (take(segment)?, take(life)?, Line::from_fd(take(line)?));
         let os = |e| Error::os("set up", e);
-        let _bound = bound(life.as_fd()).map_err(os)?;
+        let life = spawn::bind_life(life).map_err(os)?;
         let dispositions = Dispositions::current();
         fork::ignore_interrupts();
         fork::let_kernel_reap(false);
@@ -86,10 +83,9 @@ impl Service {
         fork::let_kernel_reap(remembered);
         let segment = Segment::look_on(segment)?;
         let thread = child::prepare();
-        let name = fork::command_name();
         fork::set_command_name(b"kinfolk-server");
         fork::let_go_of_standard_streams().map_err(os)?;
-        Ok(Self { segment, line, life, _bound, remembered, dispositions, name, thread })
+        Ok(Self { segment, line, life, remembered, dispositions, thread })
     }
 
     fn run(mut self) -> ! {
@@ -154,22 +150,18 @@ impl Service {
 
     fn spare(&mut self) -> io::Result<Made> {
         let (near, far) = Line::pair()?;
+        let life = spawn::another_life_line(self.life.as_fd())?;
         // A child that ends before its pidfd is open has to wait for that, or nobody would know how it ended.
         fork::let_kernel_reap(false);
         // SAFETY: this process has one thread (see `set_up`).
         match unsafe { fork::fork() }? {
-            Forked::Child => Ok(Made::Child(SpareChild { line: far })),
+            Forked::Child => Ok(Made::Child(SpareChild { line: far, life })),
             Forked::Parent(pid) => {
                 let pidfd = Pidfd::of_pid(pid).inspect_err(|_| abandon_child(pid))?;
                 Ok(Made::Spare(pid, (pidfd, near)))
             }
         }
     }
-}
-
-/// A read end of the life pipe, by which the calling process is bound.
-fn bound(life: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    spawn::bind_own_life(spawn::own_life(life)?)
 }
 
 /// For tests: whether to do as on a kernel that remembers nothing.
@@ -194,19 +186,20 @@ enum Made {
     Spare(u32, (Pidfd, Line)),
 }
 
-/// A child that was just forked, and its end of the line.
+/// A child that was just forked, its end of the line, and its own one of the life pipe.
 struct SpareChild {
     line: Line,
+    life: OwnedFd,
 }
 
 impl SpareChild {
     /// Waits for work, and does it.
     fn run(self, service: Service) -> ! {
-        let Service { segment, line, life, _bound, dispositions, name, thread, .. } = service;
+        let Service { segment, line, life, dispositions, thread, .. } = service;
         // First of all: the owner takes the end of the line for the end of the server.
         drop(line);
-        let own_life = bound(life.as_fd());
-        drop((life, _bound));
+        let own_life = spawn::bind_life(self.life);
+        drop(life);
         child::rehearse(&segment);
         let mut message = [0; size_of::<Message>() + line::MOST * size_of::<RawFd>()];
         // If there is no message, the owner does not need it.
@@ -215,7 +208,6 @@ impl SpareChild {
         drop(self.line);
         dispositions.restore();
         fork::set_signal_mask(work.mask);
-        fork::set_command_name(&name);
         work.run(&segment, received.descriptors, own_life, thread)
     }
 }
