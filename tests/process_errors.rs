@@ -2,6 +2,7 @@
 
 mod support;
 
+use kinfolk::process::all_start_methods;
 use kinfolk::{ErrorKind, Event, Process, Segment};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
@@ -121,15 +122,26 @@ fn passed(output: &Output) {
 fn program_that_loses_its_file() {
     let own = std::env::current_exe().unwrap();
     assert!(own.ends_with("program"), "it is a copy");
-    assert_eq!(Process::spawn(|n: u32| n + 1, 1).unwrap().join().unwrap(), 2);
+    // By each method: what a server starts that there was before, and one that is started after.
+    let family = || {
+        for &method in all_start_methods() {
+            let builder = || Process::builder().start_method(method);
+            // A grandchild is started as its parent was, by a server of its own.
+            let grandchild = |n: u32| Process::spawn(|n: u32| n + 1, n).unwrap().join().unwrap() + 1;
+            assert_eq!(builder().spawn(grandchild, 5).unwrap().join().unwrap(), 7, "{method}");
+        }
+        // SAFETY: the function adds, and the C library's allocator is one that forks may use.
+        let fork = unsafe { Process::fork(|n: u32| n + 1, 1) };
+        assert_eq!(fork.unwrap().join().unwrap(), 2);
+    };
+    family();
     if std::fs::exists(own.with_file_name("successor")).unwrap() {
         std::fs::rename(own.with_file_name("successor"), &own).unwrap();
     } else {
         std::fs::remove_file(&own).unwrap();
     }
     // The kernel still has the file that this program was started from, and children begin with that.
-    let grandchild = |n: u32| Process::spawn(|n: u32| n + 1, n).unwrap().join().unwrap() + 1;
-    assert_eq!(Process::spawn(grandchild, 5).unwrap().join().unwrap(), 7);
+    family();
 }
 
 #[test]
