@@ -9,6 +9,7 @@ use kinfolk::{
     Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, LockError, Mutex, Once, Previous, Process,
     RLock, RwLock, Segment, Semaphore,
 };
+use support::children::processes;
 use support::random::Random;
 use support::watchdog;
 use support::watchdog::Watchdog;
@@ -372,4 +373,30 @@ fn a_once_is_run_again_by_one_who_is_told_if_its_runner_died() {
         });
     }
     assert!(died > 0 && done > 0, "{died} died in it, {done} were done: the test proves less than it should");
+}
+
+#[test]
+fn nobody_gives_up_because_of_a_holder_that_is_dead() {
+    let _guard = guard();
+    let (lock, begun) = (Mutex::new(0u64).unwrap(), Event::new().unwrap());
+    let holder = |(lock, begun): (Mutex<u64>, Event)| {
+        let _held = lock.lock();
+        begun.set();
+        support::children::park(())
+    };
+    for timeout in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(2)] {
+        begun.clear();
+        let child = Process::spawn(holder, (lock.clone(), begun.clone())).unwrap();
+        begun.wait();
+        assert!(matches!(lock.lock_timeout(timeout), Err(LockError::Timeout(_))), "it lives");
+        child.kill().unwrap();
+        // Not reaped: the lock has not been given back by that.
+        let is_dead = || processes().iter().any(|p| p.pid == child.pid() as i32 && p.state == 'Z');
+        support::children::until(is_dead);
+        match lock.lock_timeout(timeout) {
+            Err(LockError::OwnerDied(mut guard)) => guard.mark_consistent(),
+            other => panic!("{timeout:?}: {other:?}"),
+        }
+        child.join().unwrap_err();
+    }
 }

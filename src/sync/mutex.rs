@@ -132,7 +132,7 @@ impl MutexBlock {
         }
         for _ in 0..YIELDS {
             if deadline.passed() {
-                return self.try_lock_with(me, 0, true).ok_or(TimedOut);
+                return self.give_up(me, 0, peers);
             }
             cpu::yield_now();
             if let Some(locked) = self.try_lock_seen(me) {
@@ -169,7 +169,7 @@ impl MutexBlock {
                 false => (SHORTEST_SLEEP_NS << (vain / SLEEPS_EACH).min(7)).min(LONGEST_SLEEP_NS),
             };
             let sleep = match deadline.left_ns() {
-                Some(0) => return self.try_lock_with(me, WAITERS, true).ok_or(TimedOut),
+                Some(0) => return self.give_up(me, WAITERS, peers),
                 Some(left) => left.min(longest),
                 None => longest,
             };
@@ -182,6 +182,12 @@ impl MutexBlock {
                 return Err(TimedOut);
             }
         }
+    }
+
+    /// A last look, when the time is over: nobody gives up because of a holder that is dead.
+    fn give_up(&self, me: Lane, bits: u32, peers: &impl Peers) -> Result<Locked, TimedOut> {
+        self.question(peers);
+        self.try_lock_with(me, bits, true).ok_or(TimedOut)
     }
 
     /// Frees the lock, which the caller holds. `consistent` false keeps the mark that an owner died.
