@@ -265,7 +265,8 @@ impl Method {
 /// Waits until `attempt` gives something.
 ///
 /// `peer_cpu` tells the CPU on which the one waited for ran last, if known. `idle` is called after every sleep that
-/// ended without a wake-up, and every few sleeps in any case: it looks whether the peers live, and may end the wait.
+/// ended without a wake-up, every few sleeps in any case, and before a wait is given up that never slept: it looks whether the
+/// peers live, and may end the wait.
 /// A waiting thread may be woken for no reason and looks again; a signal does not end the wait.
 ///
 /// # Errors
@@ -293,7 +294,9 @@ pub fn wait_until<R>(
         }
         let longest = SLEEP_MS[SLEEP_MS.len().min(round + 1) - 1] * 1_000_000;
         let sleep = match deadline.left_ns() {
-            Some(0) => return Err(TimedOut),
+            Some(0) if round > 0 => return Err(TimedOut),
+            // Nobody gives up without having asked.
+            Some(0) => return idle().or_else(attempt).ok_or(TimedOut),
             Some(left) => left.min(longest),
             None => longest,
         };
