@@ -2,14 +2,14 @@
 //!
 //! A server is this program, started once more as a child is ([`super::entry`]); [`serving`] is its side. It forks each
 //! child before it is needed: a *spare*, which has done all that does not depend on its work, and waits for that. The owner
-//! gets the spare's pidfd and a line to it, and starts it with one message, to which there is no answer. Then it asks for
-//! the next. All this goes over pairs of sockets without a name, so nobody else can ask.
+//! makes a line to it, gets its pidfd, and starts it with one message, to which there is no answer. Then it asks for the
+//! next. All this goes over pairs of sockets without a name, so nobody else can ask.
 //!
 //! # If somebody is killed
 //! | who | what becomes of it |
 //! |---|---|
-//! | a spare, before it was sent its work | the line to it is broken, and the next one gets the work |
-//! | the same, after that | it is the child, and this is how it ended; its row's lock went with the message |
+//! | a spare, before it was sent its work | its pidfd says so, and the next one gets the work |
+//! | the same, after that | it is the child, and this is how it ended; its row's lock goes with the line |
 //! | the server | its line is broken, and the owner starts a new one; spares and children live on |
 //! | the owner | the life pipe kills its server, its spare and its children: they are bound to the owner, not to the server |
 //!
@@ -24,6 +24,9 @@
 //! # Rules
 //! 1. One question is open at a time, but for the one for a spare, whose answer is then taken first.
 //! 2. A server is asked under its own lock, which is never held together with that of [`SLOT`].
+//! 3. The server holds its spare's end of the line, too, until it is asked for the next: so when an end is closed for good, none
+//!    is on its way in a message. In that case the kernel would look for cycles of sockets, which costs it more than the rest
+//!    of the line (`unix_release_sock`).
 
 pub(super) mod serving;
 
@@ -68,7 +71,7 @@ fn to_words(message: &Message) -> [u32; WORDS] {
 /// What the owner asks its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// For a spare.
+    /// For a spare; its end of the line comes with that.
     Spare,
     /// For the exit status of a child that has ended.
     Status { pid: u32 },
@@ -94,7 +97,7 @@ impl Question {
 /// What the server answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Answer {
-    /// The spare's pid; with it come its pidfd and the line to it.
+    /// The spare's pid; with it comes its pidfd.
     pid: u32,
     /// Why there is no answer, or 0.
     errno: i32,
@@ -166,8 +169,8 @@ pub(super) struct Server {
 struct Talk {
     /// `None` once this process has no use for it.
     line: Option<Line>,
-    /// A spare was asked for, and has not been taken.
-    asked: bool,
+    /// A spare was asked for, and has not been taken: this is the line to it.
+    asked: Option<Line>,
     /// One that was taken while another answer was waited for.
     spare: Option<Spare>,
 }
@@ -271,7 +274,7 @@ pub(super) fn settle() {
     drop(slot);
     let Ok(mut talk) = server.talk.try_lock() else { return };
     // The spare ends without its line; the server without its own, when the spare has.
-    (talk.line, talk.spare) = (None, None);
+    (talk.line, talk.asked, talk.spare) = (None, None, None);
     if !server.pidfd.wait(Deadline::after(GRACE)).unwrap_or(true) {
         let _ = server.pidfd.signal(Order::Kill);
         let _ = server.pidfd.wait(Deadline::after(GRACE));
@@ -290,9 +293,9 @@ impl Server {
         let launch = Launch { environment, inherited: inherited.to_vec(), streams: [None; 3] };
         let (pid, pidfd) = exec::spawn_self(&launch)?;
         log::set_up("fork server", pid);
-        // It makes its first spare unasked.
-        let talk = Mutex::new(Talk { line: Some(line), asked: true, spare: None });
-        Ok(Self { owner: std::process::id(), pidfd, talk, keeps: AtomicBool::new(false), gone: AtomicBool::new(false) })
+        let talk = Mutex::new(Talk { line: Some(line), asked: None, spare: None });
+        let (keeps, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { owner: std::process::id(), pidfd, talk, keeps, gone })
     }
 
     fn talk(&self) -> MutexGuard<'_, Talk> {
@@ -319,7 +322,9 @@ impl Server {
     /// Ends it, if it has not ended, and reaps it.
     pub(super) fn bury(&self) {
         // Under the lock, as the kernel tells the status once. Errors mean that somebody else has reaped it.
-        let _talk = self.talk();
+        let mut talk = self.talk();
+        // Its spare ends without its line.
+        (talk.asked, talk.spare) = (None, None);
         let _ = self.pidfd.signal(Order::Kill);
         let _ = self.pidfd.wait(Deadline::NEVER);
         let _ = self.pidfd.reap();
@@ -332,50 +337,61 @@ impl Server {
             Some(spare) => spare,
             None => self.take_spare(&mut talk)?,
         };
-        spare.line.send(&work.to_bytes(), with)?;
+        if spare.pidfd.wait(Deadline::PASSED).map_err(Broken::Os)? {
+            return Err(Broken::Gone);
+        }
+        let Spare { pid, pidfd, line } = spare;
+        line.send(&work.to_bytes(), with)?;
+        // Rule 3.
+        drop(line);
         // The child has its work, whatever comes of this.
-        let _ = self.ask(&mut talk, Question::Spare);
-        Ok((spare.pid, spare.pidfd))
+        let _ = self.ask_for_spare(&mut talk);
+        Ok((pid, pidfd))
     }
 
     /// How a child ended that has ended, if this server still knows.
     pub(super) fn ask_for_status(&self, pid: u32) -> Option<Ended> {
         let mut talk = self.talk();
-        if talk.asked {
+        if talk.asked.is_some() {
             // Rule 1. An error is the next start's concern, too.
             let spare = self.take_spare(&mut talk);
             talk.spare = spare.ok();
         }
-        self.ask(&mut talk, Question::Status { pid }).ok()?;
+        self.ask(&talk, Question::Status { pid }, &[]).ok()?;
         let (answer, _) = self.answer(&talk).ok()?;
         (answer.errno == 0).then(|| Ended::of_status(answer.status))
     }
 
     fn take_spare(&self, talk: &mut Talk) -> Result<Spare, Broken> {
-        if !talk.asked {
-            self.ask(talk, Question::Spare)?;
+        if talk.asked.is_none() {
+            self.ask_for_spare(talk)?;
         }
         let (answer, descriptors) = self.answer(talk)?;
-        talk.asked = false;
+        let line = talk.asked.take().ok_or(Broken::Gone)?;
         if answer.errno != 0 {
             return Err(Broken::Os(io::Error::from_raw_os_error(answer.errno)));
         }
         self.keeps.store(answer.keeps, Ordering::Relaxed);
-        let Ok([pidfd, line]) = <[_; 2]>::try_from(descriptors) else {
-            // Nobody has the line to that spare, so it ends.
+        let Ok([pidfd]) = <[_; 1]>::try_from(descriptors) else {
+            // The line to that spare goes, so it ends.
             return Err(Broken::Os(fork::too_many_files()));
         };
-        Ok(Spare { pid: answer.pid, pidfd: Pidfd::of_other(pidfd), line: Line::from_fd(line) })
+        Ok(Spare { pid: answer.pid, pidfd: Pidfd::of_other(pidfd), line })
     }
 
-    fn ask(&self, talk: &mut Talk, question: Question) -> Result<(), Broken> {
+    fn ask_for_spare(&self, talk: &mut Talk) -> Result<(), Broken> {
+        let (near, far) = Line::pair().map_err(Broken::Os)?;
+        self.ask(talk, Question::Spare, &[far.as_fd()])?;
+        talk.asked = Some(near);
+        Ok(())
+    }
+
+    fn ask(&self, talk: &Talk, question: Question, with: &[BorrowedFd<'_>]) -> Result<(), Broken> {
         if self.gone.load(Ordering::Relaxed) {
             return Err(Broken::Gone);
         }
-        let sent = talk.line.as_ref().ok_or(Broken::Gone).and_then(|line| line.send(&question.to_message(), &[]));
-        let sent = sent.map_err(|broken| self.noting(broken));
-        talk.asked |= question == Question::Spare && sent.is_ok();
-        sent
+        let sent = talk.line.as_ref().ok_or(Broken::Gone).and_then(|line| line.send(&question.to_message(), with));
+        sent.map_err(|broken| self.noting(broken))
     }
 
     fn answer(&self, talk: &Talk) -> Result<(Answer, Vec<OwnedFd>), Broken> {

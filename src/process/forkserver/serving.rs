@@ -1,8 +1,8 @@
 //! What a fork server does: forks spares, and hands them over to its owner.
 //!
 //! It has one thread, so a fork of it is as good as a new process. It has mapped the family's segment, to spare its children
-//! that, but takes no part: it has no row and no lane. Besides it holds the line to its owner, and a read end of the owner's
-//! life pipe.
+//! that, but takes no part: it has no row and no lane. Besides it holds the lines to its owner and its spare, and a read end of
+//! the owner's life pipe.
 
 use super::{Answer, Message, Question, Work};
 use crate::error::Error;
@@ -53,6 +53,8 @@ pub(in crate::process) fn serve(ticket: Ticket) -> ! {
 struct Service {
     segment: Segment,
     line: Line,
+    /// The last spare's end of the line to it (rule 3).
+    spares: Option<Line>,
     /// The end of the owner's life pipe by which this process is bound.
     life: OwnedFd,
     /// Whether the kernel remembers how children ended that it has reaped.
@@ -85,19 +87,24 @@ impl Service {
         let thread = child::prepare();
         fork::set_command_name(b"kinfolk-server");
         fork::let_go_of_standard_streams().map_err(os)?;
-        Ok(Self { segment, line, life, remembered, dispositions, thread })
+        Ok(Self { segment, line, spares: None, life, remembered, dispositions, thread })
     }
 
     fn run(mut self) -> ! {
-        let mut message = Question::Spare.to_message();
         loop {
+            let mut message = Message::default();
+            let received = match self.line.receive(&mut message) {
+                Ok(received) if received.bytes == message.len() => received,
+                // The owner has dropped it, or is gone.
+                _ => self.retire(),
+            };
             let answer = match Question::parse(&message) {
-                Some(Question::Spare) => match self.spare() {
+                Some(Question::Spare) => match self.spare(received.descriptors) {
                     Ok(Made::Child(spare)) => spare.run(self),
-                    Ok(Made::Spare(pid, with)) => {
+                    Ok(Made::Spare(pid, pidfd)) => {
                         let answer = Answer { pid, keeps: !self.remembered, ..Answer::default() };
-                        let told = self.tell(answer, &[with.0.as_fd(), with.1.as_fd()]);
-                        drop(with);
+                        let told = self.tell(answer, &[pidfd.as_fd()]);
+                        drop(pidfd);
                         self.let_go_of_children();
                         if !told {
                             self.retire();
@@ -117,11 +124,6 @@ impl Service {
             };
             if answer.is_some_and(|answer| !self.tell(answer, &[])) {
                 self.retire();
-            }
-            match self.line.receive(&mut message) {
-                Ok(received) if received.bytes == message.len() => {}
-                // The owner has dropped it, or is gone.
-                _ => self.retire(),
             }
         }
     }
@@ -148,17 +150,20 @@ impl Service {
         self.line.send(&answer.to_message(), with).is_ok()
     }
 
-    fn spare(&mut self) -> io::Result<Made> {
-        let (near, far) = Line::pair()?;
+    /// Makes one at the far end of a line, which came with the question.
+    fn spare(&mut self, line: Vec<OwnedFd>) -> io::Result<Made> {
+        self.spares = None;
+        let Ok([line]) = <[_; 1]>::try_from(line) else { return Err(fork::too_many_files()) };
         let life = spawn::another_life_line(self.life.as_fd())?;
         // A child that ends before its pidfd is open has to wait for that, or nobody would know how it ended.
         fork::let_kernel_reap(false);
         // SAFETY: this process has one thread (see `set_up`).
         match unsafe { fork::fork() }? {
-            Forked::Child => Ok(Made::Child(SpareChild { line: far, life })),
+            Forked::Child => Ok(Made::Child(SpareChild { line: Line::from_fd(line), life })),
             Forked::Parent(pid) => {
                 let pidfd = Pidfd::of_pid(pid).inspect_err(|_| abandon_child(pid))?;
-                Ok(Made::Spare(pid, (pidfd, near)))
+                self.spares = Some(Line::from_fd(line));
+                Ok(Made::Spare(pid, pidfd))
             }
         }
     }
@@ -182,8 +187,8 @@ fn refusal(error: &io::Error) -> Answer {
 enum Made {
     /// In the child: itself.
     Child(SpareChild),
-    /// In the server: the child's pid and pidfd, and the line to it.
-    Spare(u32, (Pidfd, Line)),
+    /// In the server: the child's pid and pidfd.
+    Spare(u32, Pidfd),
 }
 
 /// A child that was just forked, its end of the line, and its own one of the life pipe.
