@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::children::{alone, start};
 use support::watchdog;
 
-/// `futex_waitv` (5.16), `clone3` (5.3; containers refuse it, too) and the request that tells how a process ended by its
+/// `futex_waitv` (5.16), `close_range` (5.9), `clone3` (5.3; containers refuse it, too) and the request that tells how a process ended by its
 /// pidfd (6.15) are not there, for this process and all that it starts.
 fn become_old() {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -20,6 +20,7 @@ fn become_old() {
     let mut filter = [
         // The number of the call.
         line(LOAD, 0, 0, 0),
+        line(EQUAL, 7, 0, libc::SYS_close_range as u32),
         line(EQUAL, 6, 0, libc::SYS_futex_waitv as u32),
         line(EQUAL, 5, 0, libc::SYS_clone3 as u32),
         line(EQUAL, 0, 3, libc::SYS_ioctl as u32),
@@ -47,7 +48,13 @@ fn children_of_all_kinds_work_and_are_told_of() {
     let _guard = watchdog(Duration::from_secs(120));
     alone(|()| {
         become_old();
+        let stray = std::os::fd::IntoRawFd::into_raw_fd(std::fs::File::open("/dev/null").unwrap());
+        // SAFETY: the number is open.
+        assert_eq!(unsafe { libc::fcntl(stray, libc::F_SETFD, 0) }, 0);
         for &method in all_start_methods() {
+            let is_open =
+                |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|f| f.ends_with("null"));
+            assert!(!start(method, is_open, stray).join().unwrap(), "{method}");
             let queue = Queue::<u32>::new(4).unwrap();
             let children: Vec<Process<()>> = (0..20)
                 .map(|n| {
