@@ -3,43 +3,20 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kinfolk::{ErrorKind, Event, List, Process, Queue, Segment, Value};
 use nix::sys::signal::Signal;
 use support::random::Random;
 use support::stopped::{signal, stop};
+use support::victim::kill_one;
 use support::watchdog;
 use support::watchdog::Watchdog;
 
 const KILLS: u32 = 300;
-/// Survivors go on within this time after a death.
-const SOON: Duration = Duration::from_secs(1);
 
 fn guard() -> Watchdog {
     watchdog(Duration::from_secs(150))
-}
-
-/// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
-/// find out by itself.
-fn kill_one<A>(
-    random: &mut Random,
-    victim: impl Fn(A) + Copy + Send + 'static,
-    args: A,
-    begun: &Event,
-    then: impl FnOnce(),
-) where
-    A: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
-{
-    begun.clear();
-    let child = Process::builder().daemon(true).spawn(victim, args).unwrap();
-    begun.wait();
-    random.moment();
-    child.kill().unwrap();
-    let killed = Instant::now();
-    then();
-    assert!(killed.elapsed() < SOON, "the survivor went on after {:?}", killed.elapsed());
-    let _ = child.join();
 }
 
 /// Elements of each form.

@@ -11,40 +11,26 @@ use kinfolk::{
 };
 use support::children::processes;
 use support::random::Random;
+use support::victim::{self, SOON};
 use support::watchdog;
 use support::watchdog::Watchdog;
 
 const KILLS: u32 = 1000;
-/// Survivors go on within this time after a death.
-const SOON: Duration = Duration::from_secs(1);
 
 fn guard() -> Watchdog {
     watchdog(Duration::from_secs(150))
 }
 
-/// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
-/// find out by itself. What the survivor does is timed. How many locks and permits the victim died with, unless its row
-/// has seen another death since (that of another test's victim).
-fn kill_one<A>(
+/// As [`victim::kill_one`]. How many locks and permits the victim died with, unless its row has seen another death since (that of
+/// another test's victim).
+fn kill_one<A: serde::Serialize + serde::de::DeserializeOwned>(
     random: &mut Random,
     victim: impl Fn(A) + Copy + Send + 'static,
     args: A,
     begun: &Event,
     then: impl FnOnce(),
-) -> Option<u32>
-where
-    A: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
-{
-    begun.clear();
-    let child = Process::spawn(victim, args).unwrap();
-    begun.wait();
-    random.moment();
-    child.kill().unwrap();
-    let killed = Instant::now();
-    then();
-    assert!(killed.elapsed() < SOON, "the survivor went on after {:?}", killed.elapsed());
-    let pid = child.pid();
-    let _ = child.join();
+) -> Option<u32> {
+    let pid = victim::kill_one(random, victim, args, begun, then);
     let deaths = Segment::family().unwrap().deaths();
     deaths.iter().find(|death| death.pid == pid).map(|death| death.losses.locks)
 }

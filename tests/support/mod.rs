@@ -4,5 +4,6 @@
 pub mod children;
 pub mod random;
 pub mod stopped;
+pub mod victim;
 pub mod watchdog;
 pub use watchdog::watchdog;
