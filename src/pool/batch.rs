@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::TaskError;
 use super::guard::{contained, guarded};
-use super::ledger::Sink;
+use super::ledger::{Part, Sink};
 use super::message::Word;
 use super::owner::locked;
 use super::task::{Cell, deliver};
@@ -45,6 +45,11 @@ pub(super) fn outcomes<R: DeserializeOwned>(
     outcomes
 }
 
+/// As [`outcomes`], of one item, without memory for more.
+fn outcome_of_one<R: DeserializeOwned>(outcome: Result<&[u8], TaskError>) -> Result<R, TaskError> {
+    next_outcome::<R>(&mut outcome?).unwrap_or_else(|error| Err(TaskError::Result(Arc::new(error))))
+}
+
 fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskError>, Error> {
     let short = || Error::new(ErrorKind::Codec, "decode results", "fewer than there were arguments");
     let (word, behind) = rest.split_first().ok_or_else(short)?;
@@ -66,31 +71,36 @@ fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskE
 /// What chunks under way tell of themselves: how many there are, and how long their items take.
 #[derive(Default)]
 pub(super) struct Tally {
-    under_way: AtomicUsize,
+    /// By one thread.
+    sent: AtomicUsize,
+    left: AtomicUsize,
     nanos: AtomicU64,
     items: AtomicU64,
 }
 
 impl Tally {
-    /// A chunk was sent.
+    /// A chunk is sent. Only one thread says so.
     pub fn sent(&self) {
-        self.under_way.fetch_add(1, Relaxed);
+        self.sent.store(self.sent.load(Relaxed) + 1, Relaxed);
     }
 
-    /// A chunk came back after so long.
+    /// A chunk came back after so long, 0 if that was not measured.
     pub fn came(&self, items: usize, nanos: u64) {
-        self.nanos.fetch_add(nanos, Relaxed);
-        self.items.fetch_add(items as u64, Relaxed);
+        if nanos > 0 {
+            self.nanos.fetch_add(nanos, Relaxed);
+            self.items.fetch_add(items as u64, Relaxed);
+        }
     }
 
     /// A chunk is under way no more: all that it brought is kept.
     pub fn left(&self) {
-        self.under_way.fetch_sub(1, Release);
+        self.left.fetch_add(1, Release);
     }
 
     /// Chunks under way.
     pub fn under_way(&self) -> usize {
-        self.under_way.load(Acquire)
+        // Who asks has sent them, or was told that all are.
+        self.sent.load(Relaxed).wrapping_sub(self.left.load(Acquire))
     }
 
     /// How many items make a chunk of the right length, if that is known.
@@ -110,34 +120,21 @@ pub(super) struct Batch<R> {
 }
 
 struct BatchState<R> {
+    /// As far as they have come.
     results: Vec<Option<R>>,
-    /// Of each chunk: where it begins, and how many items it has.
-    chunks: Vec<(usize, usize)>,
     error: Option<(usize, TaskError)>,
     all_sent: bool,
 }
 
 impl<R> Batch<R> {
     pub fn new(progress: Option<Progress>, cell: Option<Arc<Cell<Vec<R>>>>) -> Self {
-        let state = BatchState { results: Vec::new(), chunks: Vec::new(), error: None, all_sent: false };
+        let state = BatchState { results: Vec::new(), error: None, all_sent: false };
         Self { tally: Tally::default(), state: Mutex::new(state), progress, cell }
     }
 
-    /// Makes room for the results of a chunk; its number.
-    pub fn begin_chunk(&self, len: usize) -> u32 {
-        let mut state = locked(&self.state);
-        let begin = state.results.len();
-        state.results.extend(std::iter::repeat_with(|| None).take(len));
-        state.chunks.push((begin, len));
-        self.tally.sent();
-        (state.chunks.len() - 1) as u32
-    }
-
-    /// The chunk was not sent.
-    pub fn fail(&self, index: u32, error: TaskError) {
-        let mut state = locked(&self.state);
-        let at = state.chunks.get(index as usize).map_or(0, |chunk| chunk.0);
-        note_error(&mut state, at, error);
+    /// The chunk that begins with this item was not sent.
+    pub fn fail(&self, begin: usize, error: TaskError) {
+        note_error(&mut locked(&self.state), begin, error);
         self.tally.left();
     }
 
@@ -159,22 +156,38 @@ fn note_error<R>(state: &mut BatchState<R>, at: usize, error: TaskError) {
     }
 }
 
-impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
-    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
-        let (begin, len) = locked(&self.state).chunks.get(index as usize).copied()?;
-        let outcomes = outcomes::<R>(outcome, len);
-        self.tally.came(len, nanos);
-        let mut state = locked(&self.state);
-        for (k, outcome) in outcomes.into_iter().enumerate() {
-            match outcome {
-                Ok(result) => state.results[begin + k] = Some(result),
-                Err(error) => note_error(&mut state, begin + k, error),
+/// Keeps the result of an item.
+fn keep<R>(state: &mut BatchState<R>, at: usize, outcome: Result<R, TaskError>) {
+    match outcome {
+        Err(error) => note_error(state, at, error),
+        Ok(result) if at == state.results.len() => state.results.push(Some(result)),
+        Ok(result) => {
+            if at >= state.results.len() {
+                state.results.resize_with(at + 1, || None);
             }
+            state.results[at] = Some(result);
         }
-        let all_sent = state.all_sent;
-        drop(state);
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
+    /// The index is that of the first item.
+    fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
+        let Part { index: begin, items } = part;
+        let all_sent = if items == 1 {
+            let outcome = outcome_of_one::<R>(outcome);
+            let mut state = locked(&self.state);
+            keep(&mut state, begin, outcome);
+            state.all_sent
+        } else {
+            let outcomes = outcomes::<R>(outcome, items);
+            let mut state = locked(&self.state);
+            outcomes.into_iter().enumerate().for_each(|(k, outcome)| keep(&mut state, begin + k, outcome));
+            state.all_sent
+        };
+        self.tally.came(items, nanos);
         if let Some(progress) = &self.progress {
-            contained(|| progress(len));
+            contained(|| progress(items));
         }
         self.tally.left();
         (all_sent && self.tally.under_way() == 0).then(|| self.deliver()).flatten()

@@ -12,9 +12,18 @@ use crate::error::Error;
 
 /// Where the result of a task goes.
 pub(super) trait Sink: Send + Sync {
-    /// A task has ended: the bytes of its result, and how long the function ran. Called once for each index, by any thread of
-    /// the pool's owner. What it gives back is run by the pool's own thread.
-    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
+    /// A task has ended: the bytes of its result, and how long the function ran, if it was measured. Called once for each part,
+    /// by any thread of the pool's owner. What it gives back is run by the pool's own thread.
+    fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
+}
+
+/// What of that which a sink waits for a task brings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Its number, or that of its first item, as the sink wants it.
+    pub index: usize,
+    /// How many items it has.
+    pub items: usize,
 }
 
 /// Writes the arguments once more, for a task that is begun again.
@@ -37,6 +46,8 @@ pub(super) struct Call {
     /// Where it is in the program.
     pub function: u64,
     pub count: u64,
+    /// Whether somebody wants to know how long it takes.
+    pub measured: bool,
 }
 
 /// A task under way.
@@ -44,7 +55,7 @@ pub(super) struct Entry {
     pub generation: u64,
     pub call: Call,
     pub sink: Arc<dyn Sink>,
-    pub index: u32,
+    pub index: usize,
     pub terms: Terms,
 }
 
@@ -54,12 +65,33 @@ pub(super) struct Ledger {
     free: Vec<u32>,
     next: u64,
     shut: bool,
+    /// What was taken in, and how it left.
+    pub counts: Counts,
+}
+
+/// How many tasks there were, and how they left.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub submitted: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+/// How a task leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaves {
+    Done,
+    Failed,
+    Cancelled,
+    /// It was never sent, and does not count.
+    Unsent,
 }
 
 impl Ledger {
     pub fn new(slots: usize) -> Self {
         let entries = (0..slots).map(|_| None).collect();
-        Self { entries, free: (0..slots as u32).rev().collect(), next: 1, shut: false }
+        Self { entries, free: (0..slots as u32).rev().collect(), next: 1, shut: false, counts: Counts::default() }
     }
 
     /// Takes a task in, if a slot is free and the ledger is not shut.
@@ -72,6 +104,7 @@ impl Ledger {
         self.next += 1;
         entry.generation = generation;
         self.entries[slot as usize] = Some(entry);
+        self.counts.submitted += 1;
         Ok(Ticket { slot, generation })
     }
 
@@ -103,11 +136,18 @@ impl Ledger {
         Some((Ticket { slot, generation: entry.generation }, entry))
     }
 
-    /// Lets a task leave.
-    pub fn take(&mut self, ticket: Ticket) -> Option<Entry> {
-        self.get(ticket)?;
+    /// Lets a task leave, unless it has left.
+    pub fn take(&mut self, ticket: Ticket, how: Leaves) -> Option<Entry> {
+        let slot = self.entries.get_mut(ticket.slot as usize)?;
+        let entry = slot.take_if(|entry| entry.generation == ticket.generation)?;
         self.free.push(ticket.slot);
-        self.entries[ticket.slot as usize].take()
+        match how {
+            Leaves::Done => self.counts.done += 1,
+            Leaves::Failed => self.counts.failed += 1,
+            Leaves::Cancelled => self.counts.cancelled += 1,
+            Leaves::Unsent => self.counts.submitted -= 1,
+        }
+        Some(entry)
     }
 
     /// The tickets of all tasks.

@@ -86,19 +86,21 @@ impl<'p> Mapping<'p> {
     }
 
     /// Sends a chunk.
-    pub(super) fn send<A>(
+    pub(super) fn send<A, P>(
         &self,
         function: u64,
-        items: Vec<A>,
+        items: P,
         sink: &Arc<dyn Sink>,
-        index: u32,
+        index: usize,
         calls: bool,
     ) -> Result<(), TaskError>
     where
         A: Serialize + Send + Sync + 'static,
+        P: AsRef<[A]> + Send + Sync + 'static,
     {
-        let call = Call { function, count: items.len() as u64 };
-        let write = |items: &[A], buffer: &mut Vec<u8>| items.iter().try_for_each(|item| codec::encode(item, buffer));
+        let call = Call { function, count: items.as_ref().len() as u64, measured: self.chunk.is_none() };
+        let write =
+            |items: &P, buffer: &mut Vec<u8>| items.as_ref().iter().try_for_each(|item| codec::encode(item, buffer));
         let (retries, timeout) = self.pool.default_terms();
         let mut terms = Terms { retries, timeout, again: None, calls_back: calls };
         let owner = self.pool.owner();
@@ -128,6 +130,7 @@ impl<'p> Mapping<'p> {
         let batch = Arc::new(Batch::<R>::new(self.progress.clone(), None));
         let sink: Arc<dyn Sink> = Arc::clone(&batch) as _;
         let mut items = items.into_iter();
+        let mut begin = 0;
         loop {
             let measured = batch.tally.chunk();
             let (chunk, window) = match (self.chunk, measured) {
@@ -140,15 +143,24 @@ impl<'p> Mapping<'p> {
                     (chunk.min(left.max(1)) as usize, 4 * workers)
                 }
             };
-            let part: Vec<A> = items.by_ref().take(chunk).collect();
-            if part.is_empty() {
+            let (sent, len) = if chunk == 1 {
+                let Some(item) = items.next() else { break };
+                batch.tally.sent();
+                (self.send(call, [item], &sink, begin, false), 1)
+            } else {
+                let part: Vec<A> = items.by_ref().take(chunk).collect();
+                let len = part.len();
+                if len == 0 {
+                    break;
+                }
+                batch.tally.sent();
+                (self.send(call, part, &sink, begin, false), len)
+            };
+            if let Err(error) = sent {
+                batch.fail(begin, error);
                 break;
             }
-            let index = batch.begin_chunk(part.len());
-            if let Err(error) = self.send(call, part, &sink, index, false) {
-                batch.fail(index, error);
-                break;
-            }
+            begin += len;
             if batch.tally.under_way() >= window {
                 owner.wait_until(&|| batch.tally.under_way() <= window / 2, Deadline::NEVER);
             }
@@ -217,16 +229,19 @@ impl<'p> Mapping<'p> {
         // One more than there are, so that the last result does not end it before the last chunk is sent.
         batch.tally.sent();
         let mut items = items.into_iter();
+        let mut begin = 0;
         loop {
             let part: Vec<A> = items.by_ref().take(chunk.min(MOST_ITEMS as usize)).collect();
-            if part.is_empty() {
+            let len = part.len();
+            if len == 0 {
                 break;
             }
-            let index = batch.begin_chunk(part.len());
-            if let Err(error) = self.send(call, part, &sink, index, calls) {
-                batch.fail(index, error);
+            batch.tally.sent();
+            if let Err(error) = self.send(call, part, &sink, begin, calls) {
+                batch.fail(begin, error);
                 break;
             }
+            begin += len;
         }
         if let Some(callback) = batch.all_sent() {
             owner.call_back(callback);

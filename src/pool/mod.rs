@@ -29,6 +29,7 @@ mod function;
 mod guard;
 mod imap;
 mod ledger;
+mod letters;
 mod map;
 mod message;
 mod owner;

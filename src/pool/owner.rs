@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::board::{Board, Ticket};
 use super::error::TaskError;
 use super::guard::{contained, guarded};
-use super::ledger::{Call, Entry, Ledger, Sink, Terms};
+use super::ledger::{Call, Counts, Entry, Leaves, Ledger, Part, Sink, Terms};
+use super::letters::Letters;
 use super::message::{HEAD, TaskHead};
 use super::stats::PoolStats;
 use crate::channel::{Queue, RawRefused};
@@ -45,11 +46,17 @@ pub(super) struct Owner {
     pub results: Queue<Vec<u8>>,
     pub board: Board,
     pub(super) ledger: Mutex<Ledger>,
-    /// Whoever holds it leads; the buffer is for what is read.
-    pub(super) lead: Mutex<Vec<u8>>,
+    /// How many tasks were under way when the ledger was last changed.
+    pub(super) crowd: AtomicUsize,
+    /// Whoever holds it leads; what is read goes there.
+    pub(super) lead: Mutex<Letters>,
     /// Whether the pool's own thread leads, and who else wants to.
     pub(super) own_leads: AtomicBool,
     pub(super) give_way: AtomicBool,
+    /// How often somebody has led.
+    pub(super) visits: AtomicU64,
+    /// The pool's own thread wants to be told when nobody leads.
+    pub(super) stands_by: AtomicBool,
     /// Followers sleep here, with the pool's own thread.
     pub(super) hall: Mutex<Hall>,
     pub(super) news: Condvar,
@@ -65,16 +72,14 @@ pub(super) struct Owner {
     pub(super) calling_back: AtomicUsize,
     pub(super) own_sleeps: AtomicBool,
     pub(super) state: Mutex<(State, Option<TaskError>)>,
+    /// It is another than open and whole.
+    refuses: AtomicBool,
     pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
     pub(super) again: Mutex<Vec<Ticket>>,
     pub(super) ready: Mutex<Vec<u64>>,
     /// Rings for the thread that looks after the workers.
     pub bell: Bell,
-    submitted: AtomicU64,
-    done: AtomicU64,
-    pub(super) failed: AtomicU64,
-    cancelled: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) deaths: AtomicU64,
 }
@@ -94,9 +99,12 @@ impl Owner {
             results,
             board,
             ledger: Mutex::new(Ledger::new(slots)),
+            crowd: AtomicUsize::new(0),
             lead: Mutex::default(),
             own_leads: AtomicBool::new(false),
             give_way: AtomicBool::new(false),
+            visits: AtomicU64::new(0),
+            stands_by: AtomicBool::new(false),
             hall: Mutex::default(),
             news: Condvar::new(),
             called: AtomicUsize::new(0),
@@ -107,21 +115,24 @@ impl Owner {
             calling_back: AtomicUsize::new(0),
             own_sleeps: AtomicBool::new(false),
             state: Mutex::new((State::Open, None)),
+            refuses: AtomicBool::new(false),
             endings: Mutex::default(),
             again: Mutex::default(),
             ready: Mutex::default(),
             bell: Bell::new().map_err(|e| Error::os("make pool", e))?,
-            submitted: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             deaths: AtomicU64::new(0),
         })
     }
 
     /// Why nothing is taken any more, if that is so.
+    #[inline]
     pub fn refusal(&self) -> Option<TaskError> {
+        if self.refuses.load(Acquire) { self.why() } else { None }
+    }
+
+    #[cold]
+    fn why(&self) -> Option<TaskError> {
         let state = locked(&self.state);
         match (&state.0, &state.1) {
             (_, Some(broken)) => Some(broken.clone()),
@@ -137,7 +148,7 @@ impl Owner {
         call: Call,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
         sink: &Arc<dyn Sink>,
-        index: u32,
+        index: usize,
         terms: Terms,
     ) -> Result<Ticket, TaskError> {
         if let Some(refusal) = self.refusal() {
@@ -164,15 +175,14 @@ impl Owner {
                 // Whoever is woken finds it in the ledger.
                 self.bell.ring();
             }
-            self.submitted.fetch_add(1, Relaxed);
             if calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
             self.send(ticket, call, buffer, passed, true).inspect_err(|_| {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
-                if let Some(entry) = locked(&self.ledger).take(ticket) {
-                    self.submitted.fetch_sub(1, Relaxed);
+                let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
+                if let Some(entry) = unsent {
                     self.left(&entry);
                     self.look_again();
                 }
@@ -181,10 +191,19 @@ impl Owner {
         })
     }
 
+    /// Changes the ledger, and says how many tasks are under way then.
+    #[inline]
+    pub(super) fn change<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> R {
+        let mut ledger = locked(&self.ledger);
+        let changed = f(&mut ledger);
+        self.crowd.store(ledger.len(), Relaxed);
+        changed
+    }
+
     /// Takes a task in, waiting for a slot.
     fn enter(&self, mut entry: Entry) -> Result<Ticket, TaskError> {
         loop {
-            match locked(&self.ledger).add(entry) {
+            match self.change(|ledger| ledger.add(entry)) {
                 Ok(ticket) => return Ok(ticket),
                 Err(back) => entry = back,
             }
@@ -206,7 +225,8 @@ impl Owner {
         passed: Passed,
         may_wait: bool,
     ) -> Result<bool, TaskError> {
-        TaskHead { ticket, function: call.function, count: call.count }.write(buffer);
+        let Call { function, count, measured } = call;
+        TaskHead { ticket, function, count, measured }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
@@ -252,19 +272,19 @@ impl Owner {
 
     /// Lets a task leave with this outcome, unless it has left; whether it does.
     pub(super) fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
-        let Some(entry) = locked(&self.ledger).take(ticket) else { return false };
-        let count = match &outcome {
-            Ok(_) => &self.done,
-            Err(TaskError::Cancelled) => &self.cancelled,
-            Err(_) => &self.failed,
+        let how = match &outcome {
+            Ok(_) => Leaves::Done,
+            Err(TaskError::Cancelled) => Leaves::Cancelled,
+            Err(_) => Leaves::Failed,
         };
-        count.fetch_add(1, Relaxed);
+        let Some(entry) = self.change(|ledger| ledger.take(ticket, how)) else { return false };
         self.settle(entry, outcome, nanos);
         true
     }
 
     pub(super) fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
-        if let Some(callback) = contained(|| entry.sink.put(entry.index, outcome, nanos)).flatten() {
+        let part = Part { index: entry.index, items: entry.call.count as usize };
+        if let Some(callback) = contained(|| entry.sink.put(part, outcome, nanos)).flatten() {
             self.push_callback(callback);
             self.news.notify_all();
         }
@@ -287,6 +307,7 @@ impl Owner {
                 return;
             }
             state.1 = Some(why.clone());
+            self.refuses.store(true, Release);
         }
         locked(&self.ledger).shut();
         self.fail_all(&why);
@@ -319,13 +340,18 @@ impl Owner {
             if state.0 == State::Open {
                 state.0 = State::Closed;
             }
+            self.refuses.store(true, Release);
         }
         locked(&self.ledger).shut();
     }
 
     /// Takes no more tasks, and gives those up that there are.
     pub fn terminate(&self) {
-        locked(&self.state).0 = State::Terminated;
+        {
+            let mut state = locked(&self.state);
+            state.0 = State::Terminated;
+            self.refuses.store(true, Release);
+        }
         locked(&self.ledger).shut();
         self.board.stop();
         self.fail_all(&TaskError::Terminated);
@@ -390,14 +416,8 @@ impl Owner {
     }
 
     pub fn stats(&self) -> PoolStats {
-        let load = |count: &AtomicU64| count.load(Relaxed);
-        PoolStats {
-            submitted: load(&self.submitted),
-            done: load(&self.done),
-            failed: load(&self.failed),
-            cancelled: load(&self.cancelled),
-            retried: load(&self.retried),
-            deaths: load(&self.deaths),
-        }
+        let Counts { submitted, done, failed, cancelled } = locked(&self.ledger).counts;
+        let (retried, deaths) = (self.retried.load(Relaxed), self.deaths.load(Relaxed));
+        PoolStats { submitted, done, failed, cancelled, retried, deaths }
     }
 }

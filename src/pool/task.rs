@@ -13,7 +13,7 @@ use super::Pool;
 use super::board::Ticket;
 use super::error::TaskError;
 use super::function::{self, Function};
-use super::ledger::{Call, Sink, Terms};
+use super::ledger::{Call, Part, Sink, Terms};
 use super::owner::Owner;
 use crate::codec;
 use crate::sys::clock::Deadline;
@@ -62,7 +62,7 @@ struct Single<R> {
 }
 
 impl<R: Send + 'static> Sink for Single<R> {
-    fn put(&self, _: u32, outcome: Result<&[u8], TaskError>, _: u64) -> Option<Box<dyn FnOnce() + Send>> {
+    fn put(&self, _: Part, outcome: Result<&[u8], TaskError>, _: u64) -> Option<Box<dyn FnOnce() + Send>> {
         let outcome = outcome.and_then(self.decode);
         deliver(&self.cell, outcome)
     }
@@ -258,7 +258,7 @@ where
     /// As [`Pool::apply_async`].
     pub fn submit(self) -> Result<Task<R>, TaskError> {
         let function = function::of_task(self.function).map_err(TaskError::failed)?;
-        let call = Call { function, count: 1 };
+        let call = Call { function, count: 1, measured: false };
         let calls_back = self.on_done.is_some() || self.on_error.is_some();
         let callbacks = calls_back.then_some((self.on_done, self.on_error));
         let cell = Arc::new(Cell::new(callbacks));
