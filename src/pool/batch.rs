@@ -1,6 +1,7 @@
 //! Chunks on their way back: what their items became, how long they took, and where the results of a map are kept.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
@@ -79,7 +80,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// A chunk is sent. Only one thread says so.
+    /// A chunk is sent. Only one thread says so, which waits for them.
     pub fn sent(&self) {
         self.sent.store(self.sent.load(Relaxed) + 1, Relaxed);
     }
@@ -92,14 +93,13 @@ impl Tally {
         }
     }
 
-    /// A chunk is under way no more: all that it brought is kept.
-    pub fn left(&self) {
-        self.left.fetch_add(1, Release);
+    /// A chunk is under way no more: all that it brought is kept. Whether it is the last of those that are sent.
+    pub fn left(&self) -> bool {
+        self.left.fetch_add(1, AcqRel) + 1 == self.sent.load(Relaxed)
     }
 
     /// Chunks under way.
     pub fn under_way(&self) -> usize {
-        // Who asks has sent them, or was told that all are.
         self.sent.load(Relaxed).wrapping_sub(self.left.load(Acquire))
     }
 
@@ -123,13 +123,20 @@ struct BatchState<R> {
     /// As far as they have come.
     results: Vec<Option<R>>,
     error: Option<(usize, TaskError)>,
-    all_sent: bool,
 }
 
 impl<R> Batch<R> {
-    pub fn new(progress: Option<Progress>, cell: Option<Arc<Cell<Vec<R>>>>) -> Self {
-        let state = BatchState { results: Vec::new(), error: None, all_sent: false };
-        Self { tally: Tally::default(), state: Mutex::new(state), progress, cell }
+    /// Whoever sends the chunks waits for them.
+    pub fn new(progress: Option<Progress>) -> Self {
+        let state = BatchState { results: Vec::new(), error: None };
+        Self { tally: Tally::default(), state: Mutex::new(state), progress, cell: None }
+    }
+
+    /// So many chunks, whose results go to the cell together.
+    pub fn of_chunks(chunks: usize, progress: Option<Progress>, cell: Arc<Cell<Vec<R>>>) -> Self {
+        let batch = Self { cell: Some(cell), ..Self::new(progress) };
+        batch.tally.sent.store(chunks, Relaxed);
+        batch
     }
 
     /// The chunk that begins with this item was not sent.
@@ -174,36 +181,25 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
     /// The index is that of the first item.
     fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
         let Part { index: begin, items } = part;
-        let all_sent = if items == 1 {
+        if items == 1 {
             let outcome = outcome_of_one::<R>(outcome);
-            let mut state = locked(&self.state);
-            keep(&mut state, begin, outcome);
-            state.all_sent
+            keep(&mut locked(&self.state), begin, outcome);
         } else {
             let outcomes = outcomes::<R>(outcome, items);
             let mut state = locked(&self.state);
             outcomes.into_iter().enumerate().for_each(|(k, outcome)| keep(&mut state, begin + k, outcome));
-            state.all_sent
-        };
+        }
         self.tally.came(items, nanos);
         if let Some(progress) = &self.progress {
             contained(|| progress(items));
         }
-        self.tally.left();
-        (all_sent && self.tally.under_way() == 0).then(|| self.deliver()).flatten()
+        if self.tally.left() { self.deliver() } else { None }
     }
 }
 
 impl<R: Send + 'static> Batch<R> {
-    /// Says that no more chunks come; if all have come back, as [`deliver`](Self::deliver).
-    pub fn all_sent(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        locked(&self.state).all_sent = true;
-        self.tally.left();
-        (self.tally.under_way() == 0).then(|| self.deliver()).flatten()
-    }
-
-    /// Keeps the results where they are waited for, or gives the work that has to be done before.
-    fn deliver(&self) -> Option<Box<dyn FnOnce() + Send>> {
+    /// Keeps the results where they are waited for, if that is elsewhere, or gives the work that has to be done before.
+    pub fn deliver(&self) -> Option<Box<dyn FnOnce() + Send>> {
         deliver(self.cell.as_ref()?, self.take())
     }
 }

@@ -98,7 +98,7 @@ where
             let sink: Arc<dyn Sink> = Arc::clone(&self.stream) as _;
             let function = self.function.clone()?;
             self.sent += 1;
-            if let Err(error) = self.mapping.send(function, part, &sink, index, false) {
+            if let Err(error) = self.mapping.send(function, part, &sink, index) {
                 // An error for each item, in their place.
                 drop(sink.put(Part { index, items }, Err(error), 0));
             }

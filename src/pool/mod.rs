@@ -25,6 +25,7 @@ mod builder;
 mod crew;
 mod deaths;
 mod error;
+mod feed;
 mod function;
 mod guard;
 mod imap;

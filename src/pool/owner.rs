@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::board::{Board, Ticket};
 use super::error::TaskError;
+use super::feed::Feeds;
 use super::guard::{contained, guarded};
-use super::ledger::{Call, Counts, Entry, Leaves, Ledger, Part, Sink, Terms};
+use super::ledger::{Call, Counts, Draft, Entry, Leaves, Ledger, Part};
 use super::letters::Letters;
 use super::message::{HEAD, TaskHead};
 use super::stats::PoolStats;
@@ -48,6 +49,11 @@ pub(super) struct Owner {
     pub(super) ledger: Mutex<Ledger>,
     /// How many tasks were under way when the ledger was last changed.
     pub(super) crowd: AtomicUsize,
+    /// What of maps goes out as slots become free, and how many of these maps there are.
+    pub(super) feeds: Mutex<Feeds>,
+    pub(super) feeding: AtomicUsize,
+    /// One of them waits for room in the queue, which nobody else may look for.
+    pub(super) starved: AtomicBool,
     /// Whoever holds it leads; what is read goes there.
     pub(super) lead: Mutex<Letters>,
     /// Whether the pool's own thread leads, and who else wants to.
@@ -100,6 +106,9 @@ impl Owner {
             board,
             ledger: Mutex::new(Ledger::new(slots)),
             crowd: AtomicUsize::new(0),
+            feeds: Mutex::default(),
+            feeding: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
             lead: Mutex::default(),
             own_leads: AtomicBool::new(false),
             give_way: AtomicBool::new(false),
@@ -145,11 +154,8 @@ impl Owner {
     /// Sends a task whose arguments `encode` writes.
     pub fn submit(
         &self,
-        call: Call,
+        mut draft: Draft<'_>,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
-        sink: &Arc<dyn Sink>,
-        index: usize,
-        terms: Terms,
     ) -> Result<Ticket, TaskError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -157,13 +163,8 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            let (calls_back, timed) = (terms.calls_back, terms.timeout.is_some());
-            if timed {
-                // Before the task can be begun.
-                self.board.set_timed();
-            }
-            let entry = Entry { generation: 0, call, sink: Arc::clone(sink), index, terms };
-            let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(entry));
+            let timed = self.will_be_timed(&draft);
+            let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(&mut draft));
             let ticket = match entered {
                 Ok(ticket) => ticket,
                 Err(error) => {
@@ -175,10 +176,10 @@ impl Owner {
                 // Whoever is woken finds it in the ledger.
                 self.bell.ring();
             }
-            if calls_back {
+            if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            self.send(ticket, call, buffer, passed, true).inspect_err(|_| {
+            self.send(ticket, draft.call, buffer, passed, true).inspect_err(|_| {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
                 let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
@@ -191,6 +192,15 @@ impl Owner {
         })
     }
 
+    /// Says that tasks may have time limits, before this one can be begun, if it has one; whether it has.
+    pub(super) fn will_be_timed(&self, draft: &Draft<'_>) -> bool {
+        let timed = draft.terms.as_ref().is_some_and(|terms| terms.timeout.is_some());
+        if timed {
+            self.board.set_timed();
+        }
+        timed
+    }
+
     /// Changes the ledger, and says how many tasks are under way then.
     #[inline]
     pub(super) fn change<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> R {
@@ -201,11 +211,10 @@ impl Owner {
     }
 
     /// Takes a task in, waiting for a slot.
-    fn enter(&self, mut entry: Entry) -> Result<Ticket, TaskError> {
+    fn enter(&self, draft: &mut Draft<'_>) -> Result<Ticket, TaskError> {
         loop {
-            match self.change(|ledger| ledger.add(entry)) {
-                Ok(ticket) => return Ok(ticket),
-                Err(back) => entry = back,
+            if let Some(ticket) = self.change(|ledger| ledger.add(draft)) {
+                return Ok(ticket);
             }
             let full = || locked(&self.ledger).is_full();
             self.wait_until(&|| !full() || self.refusal().is_some(), Deadline::NEVER);
@@ -226,7 +235,7 @@ impl Owner {
         may_wait: bool,
     ) -> Result<bool, TaskError> {
         let Call { function, count, measured } = call;
-        TaskHead { ticket, function, count, measured }.write(buffer);
+        TaskHead { ticket, function, count: count.into(), measured }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
@@ -294,7 +303,7 @@ impl Owner {
     }
 
     pub(super) fn left(&self, entry: &Entry) {
-        if entry.terms.calls_back {
+        if entry.calls_back {
             self.calling_back.fetch_sub(1, Release);
         }
     }
@@ -309,7 +318,7 @@ impl Owner {
             state.1 = Some(why.clone());
             self.refuses.store(true, Release);
         }
-        locked(&self.ledger).shut();
+        locked(&self.ledger).end();
         self.fail_all(&why);
         self.bell.ring();
         self.tasks.wake_all();
@@ -322,6 +331,7 @@ impl Owner {
             self.board.cancel(ticket);
             self.resolve(ticket, Err(why.clone()), 0);
         }
+        self.give_up_feeds();
     }
 
     pub fn state(&self) -> State {
@@ -352,7 +362,7 @@ impl Owner {
             state.0 = State::Terminated;
             self.refuses.store(true, Release);
         }
-        locked(&self.ledger).shut();
+        locked(&self.ledger).end();
         self.board.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
@@ -383,9 +393,12 @@ impl Owner {
 
     /// Whether no task is under way, and no callback of one that was.
     pub fn is_at_rest(&self) -> bool {
-        // A task leaves the ledger, then its callback is one that has not returned, then it no longer calls back.
+        // What was taken in is in the ledger, and so dropped when it has left. A task leaves it, then its callback is one that has not returned, then it no longer calls back.
         let mine = usize::from(self.own.get() == Some(&thread::current().id()));
-        self.under_way() == 0 && self.calling_back.load(Acquire) == 0 && self.calls.load(Acquire) <= mine
+        self.under_way() == 0
+            && self.feeding.load(Acquire) == 0
+            && self.calling_back.load(Acquire) == 0
+            && self.calls.load(Acquire) <= mine
     }
 
     /// How many tasks are under way.
@@ -402,7 +415,7 @@ impl Owner {
     pub fn limit_of(&self, slot: u32) -> Option<(Ticket, Duration)> {
         let ledger = locked(&self.ledger);
         let (ticket, entry) = ledger.in_slot(slot)?;
-        Some((ticket, entry.terms.timeout?))
+        Some((ticket, entry.timeout()?))
     }
 
     /// The shortest time that a task under way may run.
@@ -412,7 +425,7 @@ impl Owner {
         }
         let ledger = locked(&self.ledger);
         let limits = ledger.tickets();
-        limits.into_iter().filter_map(|ticket| ledger.get(ticket)?.terms.timeout).min()
+        limits.into_iter().filter_map(|ticket| ledger.get(ticket)?.timeout()).min()
     }
 
     pub fn stats(&self) -> PoolStats {

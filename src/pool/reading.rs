@@ -177,6 +177,9 @@ impl Owner {
             self.deal_with(letter);
             letter.clear();
         }
+        if self.feeding.load(Relaxed) > 0 {
+            self.feed();
+        }
         fence(Ordering::SeqCst);
         if self.followers.load(Relaxed) > 0 {
             drop(locked(&self.hall));

@@ -13,7 +13,7 @@ use super::Pool;
 use super::board::Ticket;
 use super::error::TaskError;
 use super::function::{self, Function};
-use super::ledger::{Call, Part, Sink, Terms};
+use super::ledger::{Again, Call, Draft, Part, Sink, Terms};
 use super::owner::Owner;
 use crate::codec;
 use crate::sys::clock::Deadline;
@@ -264,14 +264,17 @@ where
         let cell = Arc::new(Cell::new(callbacks));
         let sink: Arc<dyn Sink> = Arc::new(Single { cell: Arc::clone(&cell), decode: decode_result::<R> });
         let owner = self.pool.owner();
-        let mut terms = Terms { retries: self.retries, timeout: self.timeout, again: None, calls_back };
-        let ticket = if self.retries > 0 {
+        let (retries, timeout) = (self.retries, self.timeout);
+        let mut draft = Draft { call, sink: &sink, index: 0, calls_back, terms: None };
+        let ticket = if retries > 0 {
             let args = Arc::new(self.args);
             let once_more = Arc::clone(&args);
-            terms.again = Some(Arc::new(move |buffer| codec::append_last(&*once_more, buffer)));
-            owner.submit(call, |buffer| codec::append_last(&*args, buffer), &sink, 0, terms)?
+            let again: Again = Arc::new(move |buffer| codec::append_last(&*once_more, buffer));
+            draft.terms = Terms::unless_usual(retries, timeout, Some(again));
+            owner.submit(draft, |buffer| codec::append_last(&*args, buffer))?
         } else {
-            owner.submit(call, |buffer| codec::append_last(&self.args, buffer), &sink, 0, terms)?
+            draft.terms = Terms::unless_usual(retries, timeout, None);
+            owner.submit(draft, |buffer| codec::append_last(&self.args, buffer))?
         };
         Ok(Task { owner: Arc::clone(owner), cell, ticket: Some(ticket) })
     }
