@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::error::TaskError;
 use super::guard::{contained, guarded};
 use super::ledger::{Part, Sink};
+use super::letters::Letter;
 use super::message::Word;
 use super::owner::locked;
 use super::task::{Cell, deliver};
@@ -93,9 +94,9 @@ impl Tally {
         }
     }
 
-    /// A chunk is under way no more: all that it brought is kept. Whether it is the last of those that are sent.
-    pub fn left(&self) -> bool {
-        self.left.fetch_add(1, AcqRel) + 1 == self.sent.load(Relaxed)
+    /// So many chunks are under way no more: all that they brought is kept. Whether these are the last ones that are sent.
+    pub fn left(&self, chunks: usize) -> bool {
+        self.left.fetch_add(chunks, AcqRel) + chunks == self.sent.load(Relaxed)
     }
 
     /// Chunks under way.
@@ -142,7 +143,7 @@ impl<R> Batch<R> {
     /// The chunk that begins with this item was not sent.
     pub fn fail(&self, begin: usize, error: TaskError) {
         note_error(&mut locked(&self.state), begin, error);
-        self.tally.left();
+        self.tally.left(1);
     }
 
     /// All results, or the first error.
@@ -186,15 +187,54 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
             keep(&mut locked(&self.state), begin, outcome);
         } else {
             let outcomes = outcomes::<R>(outcome, items);
-            let mut state = locked(&self.state);
-            outcomes.into_iter().enumerate().for_each(|(k, outcome)| keep(&mut state, begin + k, outcome));
+            keep_all(&mut locked(&self.state), begin, outcomes);
         }
         self.tally.came(items, nanos);
         if let Some(progress) = &self.progress {
             contained(|| progress(items));
         }
-        if self.tally.left() { self.deliver() } else { None }
+        if self.tally.left(1) { self.deliver() } else { None }
     }
+
+    fn takes_runs(&self) -> bool {
+        self.progress.is_none()
+    }
+
+    /// One lock for all of them.
+    fn put_run(&self, run: &[Letter]) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut came = Vec::with_capacity(run.len());
+        for letter in run {
+            let Some(entry) = letter.returned() else { continue };
+            let items = entry.call.count as usize;
+            let outcome = if items == 1 {
+                Outcome::One(outcome_of_one::<R>(Ok(letter.rest())))
+            } else {
+                Outcome::Many(outcomes::<R>(Ok(letter.rest()), items))
+            };
+            self.tally.came(items, letter.head.map_or(0, |head| head.nanos));
+            came.push((entry.index, outcome));
+        }
+        let chunks = came.len();
+        let mut state = locked(&self.state);
+        for (begin, outcome) in came {
+            match outcome {
+                Outcome::One(outcome) => keep(&mut state, begin, outcome),
+                Outcome::Many(outcomes) => keep_all(&mut state, begin, outcomes),
+            }
+        }
+        drop(state);
+        if self.tally.left(chunks) { self.deliver() } else { None }
+    }
+}
+
+/// What became of a chunk's items.
+enum Outcome<R> {
+    One(Result<R, TaskError>),
+    Many(Vec<Result<R, TaskError>>),
+}
+
+fn keep_all<R>(state: &mut BatchState<R>, begin: usize, outcomes: Vec<Result<R, TaskError>>) {
+    outcomes.into_iter().enumerate().for_each(|(k, outcome)| keep(state, begin + k, outcome));
 }
 
 impl<R: Send + 'static> Batch<R> {

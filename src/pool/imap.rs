@@ -39,7 +39,7 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
         if let Some(progress) = &self.progress {
             contained(|| progress(part.items));
         }
-        self.tally.left();
+        self.tally.left(1);
         None
     }
 }
@@ -135,7 +135,7 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.send_ahead() {
             self.items = None;
-            self.stream.tally.left();
+            self.stream.tally.left(1);
             return Some(Err(error));
         }
         if let Some(one) = self.take() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::board::Ticket;
 use super::error::TaskError;
+use super::letters::Letter;
 use crate::error::Error;
 
 /// Where the result of a task goes.
@@ -15,6 +16,16 @@ pub(super) trait Sink: Send + Sync {
     /// A task has ended: the bytes of its result, and how long the function ran, if it was measured. Called once for each part,
     /// by any thread of the pool's owner. What it gives back is run by the pool's own thread.
     fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
+
+    /// Whether [`put_run`](Self::put_run) is to be called where it can be.
+    fn takes_runs(&self) -> bool {
+        false
+    }
+
+    /// As [`put`](Self::put), for the results of several tasks whose functions returned.
+    fn put_run(&self, _run: &[Letter]) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
 }
 
 /// What of that which a sink waits for a task brings.
@@ -157,10 +168,15 @@ impl Ledger {
         let slot = self.free.pop()?;
         let generation = self.next;
         self.next += 1;
-        let Draft { call, sink, index, calls_back, ref mut terms } = *draft;
-        let terms = terms.take();
-        self.entries[slot as usize] =
-            Some(Entry { generation, call, sink: Arc::clone(sink), index, calls_back, terms });
+        let place = self.entries.get_mut(slot as usize)?;
+        *place = Some(Entry {
+            generation,
+            call: draft.call,
+            sink: Arc::clone(draft.sink),
+            index: draft.index,
+            calls_back: draft.calls_back,
+            terms: draft.terms.take(),
+        });
         Some(Ticket { slot, generation })
     }
 

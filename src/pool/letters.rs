@@ -36,6 +36,12 @@ impl Letter {
         }
     }
 
+    /// Its task, if that has left the ledger and its function has returned.
+    pub fn returned(&self) -> Option<&Entry> {
+        self.head.filter(|head| head.word == Word::Returned)?;
+        self.entry.as_ref()
+    }
+
     /// What stands behind the head.
     pub fn rest(&self) -> &[u8] {
         self.bytes.get(HEAD..).unwrap_or_default()

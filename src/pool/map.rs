@@ -106,13 +106,13 @@ impl<'p> Mapping<'p> {
         let owner = self.pool.owner();
         if retries == 0 {
             draft.terms = Terms::unless_usual(0, timeout, None);
-            return owner.submit(draft, |buffer| write(&items, buffer)).map(|_| ());
+            return owner.submit(&mut draft, |buffer| write(&items, buffer)).map(|_| ());
         }
         let items = Arc::new(items);
         let once_more = Arc::clone(&items);
         let again: Again = Arc::new(move |buffer| write(&once_more, buffer));
         draft.terms = Terms::unless_usual(retries, timeout, Some(again));
-        owner.submit(draft, |buffer| write(&items, buffer)).map(|_| ())
+        owner.submit(&mut draft, |buffer| write(&items, buffer)).map(|_| ())
     }
 
     /// Applies `function` to all items, and gives the results in their order. Waits for all of them, also after an error.

@@ -154,7 +154,7 @@ impl Owner {
     /// Sends a task whose arguments `encode` writes.
     pub fn submit(
         &self,
-        mut draft: Draft<'_>,
+        draft: &mut Draft<'_>,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<Ticket, TaskError> {
         if let Some(refusal) = self.refusal() {
@@ -163,14 +163,20 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            let timed = self.will_be_timed(&draft);
-            let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(&mut draft));
-            let ticket = match entered {
-                Ok(ticket) => ticket,
-                Err(error) => {
-                    passed.withdraw();
-                    return Err(error);
-                }
+            if let Err(error) = encoded {
+                passed.withdraw();
+                return Err(TaskError::Arguments(Arc::new(error)));
+            }
+            let timed = self.will_be_timed(draft);
+            let ticket = match self.change(|ledger| ledger.add(draft)) {
+                Some(ticket) => ticket,
+                None => match self.enter(draft) {
+                    Ok(ticket) => ticket,
+                    Err(error) => {
+                        passed.withdraw();
+                        return Err(error);
+                    }
+                },
             };
             if timed {
                 // Whoever is woken finds it in the ledger.
@@ -179,7 +185,7 @@ impl Owner {
             if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            self.send(ticket, draft.call, buffer, passed, true).inspect_err(|_| {
+            if let Err(error) = self.send(ticket, draft.call, buffer, passed, true) {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
                 let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
@@ -187,7 +193,8 @@ impl Owner {
                     self.left(&entry);
                     self.look_again();
                 }
-            })?;
+                return Err(error);
+            }
             Ok(ticket)
         })
     }
@@ -211,6 +218,7 @@ impl Owner {
     }
 
     /// Takes a task in, waiting for a slot.
+    #[cold]
     fn enter(&self, draft: &mut Draft<'_>) -> Result<Ticket, TaskError> {
         loop {
             if let Some(ticket) = self.change(|ledger| ledger.add(draft)) {
@@ -297,6 +305,11 @@ impl Owner {
             self.push_callback(callback);
             self.news.notify_all();
         }
+        self.leave(entry);
+    }
+
+    /// A task has left the ledger and was settled.
+    pub(super) fn leave(&self, entry: Entry) {
         self.left(&entry);
         // With it go arguments, and results that nobody wants.
         contained(|| drop(entry));

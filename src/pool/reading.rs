@@ -173,9 +173,16 @@ impl Owner {
                 }
             }
         });
-        for letter in letters {
-            self.deal_with(letter);
-            letter.clear();
+        let mut rest = letters;
+        while !rest.is_empty() {
+            rest = match self.settle_run(rest) {
+                0 => {
+                    self.deal_with(&mut rest[0]);
+                    rest[0].clear();
+                    &mut rest[1..]
+                }
+                settled => &mut rest[settled..],
+            };
         }
         if self.feeding.load(Relaxed) > 0 {
             self.feed();
@@ -185,6 +192,29 @@ impl Owner {
             drop(locked(&self.hall));
             self.news.notify_all();
         }
+    }
+
+    /// Settles tasks of one sink together whose functions have returned, if there are two or more in front; how many.
+    fn settle_run(&self, letters: &mut [Letter]) -> usize {
+        let Some(sink) = letters[0].returned().map(|entry| &entry.sink).filter(|sink| sink.takes_runs()) else {
+            return 0;
+        };
+        let same = |letter: &&Letter| letter.returned().is_some_and(|entry| Arc::ptr_eq(&entry.sink, sink));
+        let count = letters.iter().take_while(same).count();
+        if count < 2 {
+            return 0;
+        }
+        if let Some(callback) = contained(|| sink.put_run(&letters[..count])).flatten() {
+            self.push_callback(callback);
+            self.news.notify_all();
+        }
+        for letter in &mut letters[..count] {
+            if let Some(entry) = letter.entry.take() {
+                self.leave(entry);
+            }
+            letter.clear();
+        }
+        count
     }
 
     /// Deals with a message, whose task has left the ledger.

@@ -271,10 +271,10 @@ where
             let once_more = Arc::clone(&args);
             let again: Again = Arc::new(move |buffer| codec::append_last(&*once_more, buffer));
             draft.terms = Terms::unless_usual(retries, timeout, Some(again));
-            owner.submit(draft, |buffer| codec::append_last(&*args, buffer))?
+            owner.submit(&mut draft, |buffer| codec::append_last(&*args, buffer))?
         } else {
             draft.terms = Terms::unless_usual(retries, timeout, None);
-            owner.submit(draft, |buffer| codec::append_last(&self.args, buffer))?
+            owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?
         };
         Ok(Task { owner: Arc::clone(owner), cell, ticket: Some(ticket) })
     }
