@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::TaskError;
 use super::guard::{contained, guarded};
-use super::ledger::{Part, Sink};
+use super::ledger::{Entry, Part, Sink};
 use super::letters::Letter;
 use super::message::Word;
 use super::owner::locked;
@@ -164,16 +164,68 @@ fn note_error<R>(state: &mut BatchState<R>, at: usize, error: TaskError) {
     }
 }
 
-/// Keeps the result of an item.
-fn keep<R>(state: &mut BatchState<R>, at: usize, outcome: Result<R, TaskError>) {
-    match outcome {
-        Err(error) => note_error(state, at, error),
-        Ok(result) if at == state.results.len() => state.results.push(Some(result)),
-        Ok(result) => {
-            if at >= state.results.len() {
-                state.results.resize_with(at + 1, || None);
+/// The results of one chunk's items, and the first error with its place among them: an error is large, and rare.
+struct Chunk<R> {
+    results: Vec<Option<R>>,
+    error: Option<(usize, TaskError)>,
+}
+
+impl<R: DeserializeOwned> Chunk<R> {
+    fn read(outcome: Result<&[u8], TaskError>, items: usize) -> Self {
+        let mut chunk = Self { results: Vec::new(), error: None };
+        let mut rest = match outcome {
+            Ok(rest) => rest,
+            Err(error) => {
+                chunk.error = Some((0, error));
+                return chunk;
             }
-            state.results[at] = Some(result);
+        };
+        chunk.results.reserve(items);
+        for k in 0..items {
+            let result = match next_outcome::<R>(&mut rest) {
+                Ok(Ok(result)) => Some(result),
+                Ok(Err(error)) => {
+                    chunk.error.get_or_insert((k, error));
+                    None
+                }
+                Err(error) => {
+                    chunk.error.get_or_insert_with(|| (k, TaskError::Result(Arc::new(error))));
+                    break;
+                }
+            };
+            chunk.results.push(result);
+        }
+        chunk
+    }
+}
+
+impl<R> BatchState<R> {
+    /// Keeps the results of the items from `begin`.
+    fn keep_all(&mut self, begin: usize, chunk: Chunk<R>) {
+        if let Some((at, error)) = chunk.error {
+            note_error(self, begin + at, error);
+        }
+        if begin > self.results.len() {
+            self.results.resize_with(begin, || None);
+        }
+        // Those behind it may have come before.
+        let there = chunk.results.len().min(self.results.len() - begin);
+        let mut results = chunk.results.into_iter();
+        self.results[begin..begin + there].iter_mut().zip(&mut results).for_each(|(place, result)| *place = result);
+        self.results.extend(results);
+    }
+
+    /// Keeps the result of an item.
+    fn keep(&mut self, at: usize, outcome: Result<R, TaskError>) {
+        match outcome {
+            Err(error) => note_error(self, at, error),
+            Ok(result) if at == self.results.len() => self.results.push(Some(result)),
+            Ok(result) => {
+                if at >= self.results.len() {
+                    self.results.resize_with(at + 1, || None);
+                }
+                self.results[at] = Some(result);
+            }
         }
     }
 }
@@ -184,10 +236,10 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
         let Part { index: begin, items } = part;
         if items == 1 {
             let outcome = outcome_of_one::<R>(outcome);
-            keep(&mut locked(&self.state), begin, outcome);
+            locked(&self.state).keep(begin, outcome);
         } else {
-            let outcomes = outcomes::<R>(outcome, items);
-            keep_all(&mut locked(&self.state), begin, outcomes);
+            let chunk = Chunk::read(outcome, items);
+            locked(&self.state).keep_all(begin, chunk);
         }
         self.tally.came(items, nanos);
         if let Some(progress) = &self.progress {
@@ -196,8 +248,8 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
         if self.tally.left(1) { self.deliver() } else { None }
     }
 
-    fn takes_runs(&self) -> bool {
-        self.progress.is_none()
+    fn takes_run_of(&self, entry: &Entry) -> bool {
+        entry.call.count == 1 && self.progress.is_none()
     }
 
     /// One lock for all of them.
@@ -205,41 +257,63 @@ impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
         let mut came = Vec::with_capacity(run.len());
         for letter in run {
             let Some(entry) = letter.returned() else { continue };
-            let items = entry.call.count as usize;
-            let outcome = if items == 1 {
-                Outcome::One(outcome_of_one::<R>(Ok(letter.rest())))
-            } else {
-                Outcome::Many(outcomes::<R>(Ok(letter.rest()), items))
-            };
-            self.tally.came(items, letter.head.map_or(0, |head| head.nanos));
-            came.push((entry.index, outcome));
+            came.push((entry.index, outcome_of_one::<R>(Ok(letter.rest()))));
+            self.tally.came(1, letter.head.map_or(0, |head| head.nanos));
         }
         let chunks = came.len();
         let mut state = locked(&self.state);
-        for (begin, outcome) in came {
-            match outcome {
-                Outcome::One(outcome) => keep(&mut state, begin, outcome),
-                Outcome::Many(outcomes) => keep_all(&mut state, begin, outcomes),
-            }
-        }
+        came.into_iter().for_each(|(at, outcome)| state.keep(at, outcome));
         drop(state);
         if self.tally.left(chunks) { self.deliver() } else { None }
     }
-}
-
-/// What became of a chunk's items.
-enum Outcome<R> {
-    One(Result<R, TaskError>),
-    Many(Vec<Result<R, TaskError>>),
-}
-
-fn keep_all<R>(state: &mut BatchState<R>, begin: usize, outcomes: Vec<Result<R, TaskError>>) {
-    outcomes.into_iter().enumerate().for_each(|(k, outcome)| keep(state, begin + k, outcome));
 }
 
 impl<R: Send + 'static> Batch<R> {
     /// Keeps the results where they are waited for, if that is elsewhere, or gives the work that has to be done before.
     pub fn deliver(&self) -> Option<Box<dyn FnOnce() + Send>> {
         deliver(self.cell.as_ref()?, self.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn returned(results: &[u32]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for result in results {
+            bytes.push(Word::Returned as u8);
+            codec::encode(result, &mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn chunks_find_their_places_in_any_order() {
+        let batch = Batch::<u32>::new(None);
+        let put = |begin, results: &[u32]| {
+            let part = Part { index: begin, items: results.len() };
+            assert!(batch.put(part, Ok(&returned(results)), 0).is_none());
+        };
+        put(3, &[3, 4]);
+        put(7, &[7]);
+        put(0, &[0, 1, 2]);
+        put(6, &[6]);
+        put(8, &[8, 9, 10]);
+        put(5, &[5]);
+        assert_eq!(batch.take().unwrap(), (0..11).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_error_of_the_first_item_counts_and_costs_no_other_chunk() {
+        let batch = Batch::<u32>::new(None);
+        let put = |index, items, outcome: Result<&[u8], TaskError>| batch.put(Part { index, items }, outcome, 0);
+        put(4, 2, Err(TaskError::Cancelled));
+        // One result where there should be three: the second item has none.
+        put(1, 3, Ok(&returned(&[1])));
+        put(6, 1, Err(TaskError::Terminated));
+        put(0, 1, Ok(&returned(&[0])));
+        assert!(matches!(&locked(&batch.state).error, Some((2, TaskError::Result(_)))));
+        assert!(matches!(batch.take(), Err(TaskError::Result(_))));
     }
 }

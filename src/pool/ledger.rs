@@ -17,8 +17,8 @@ pub(super) trait Sink: Send + Sync {
     /// by any thread of the pool's owner. What it gives back is run by the pool's own thread.
     fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
 
-    /// Whether [`put_run`](Self::put_run) is to be called where it can be.
-    fn takes_runs(&self) -> bool {
+    /// Whether this task may be one of a [run](Self::put_run).
+    fn takes_run_of(&self, _task: &Entry) -> bool {
         false
     }
 

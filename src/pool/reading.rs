@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::error::TaskError;
 use super::guard::contained;
+use super::ledger::Entry;
 use super::letters::{Letter, Letters, MOST};
 use super::message::{AnswerHead, Word};
 use super::owner::{Hall, Owner, locked};
@@ -196,10 +197,9 @@ impl Owner {
 
     /// Settles tasks of one sink together whose functions have returned, if there are two or more in front; how many.
     fn settle_run(&self, letters: &mut [Letter]) -> usize {
-        let Some(sink) = letters[0].returned().map(|entry| &entry.sink).filter(|sink| sink.takes_runs()) else {
-            return 0;
-        };
-        let same = |letter: &&Letter| letter.returned().is_some_and(|entry| Arc::ptr_eq(&entry.sink, sink));
+        let Some(sink) = letters[0].returned().map(|entry| &entry.sink) else { return 0 };
+        let joins = |entry: &Entry| Arc::ptr_eq(&entry.sink, sink) && sink.takes_run_of(entry);
+        let same = |letter: &&Letter| letter.returned().is_some_and(joins);
         let count = letters.iter().take_while(same).count();
         if count < 2 {
             return 0;
