@@ -6,6 +6,9 @@
 //! - `large`: 1 MiB there and back, next to the socket pair.
 //! - `work`: tasks of 0.1 ms on all CPUs, next to rayon.
 //! - `start`: 200 workers, from the first start to the first answer of each.
+//!
+//! procspawn's pool and Python's are peers in `benches/starts` (`--bin pools`), a package of its own for the sake of its
+//! dependencies.
 
 use std::hint::black_box;
 use std::io::{Read, Write};

@@ -18,6 +18,7 @@ thread_local! {
 }
 
 /// Runs `f` with a buffer that keeps its memory between calls. A call inside `f` gets a fresh one.
+#[inline(always)]
 pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut buffer = SCRATCH.take();
     buffer.clear();

@@ -1,13 +1,15 @@
 //! Chunks on their way back: what their items became, how long they took, and where the results of a map are kept.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
 
 use super::error::TaskError;
 use super::guard::{contained, guarded};
-use super::ledger::Sink;
+use super::ledger::{Entry, Part, Sink};
+use super::letters::Letter;
 use super::message::Word;
 use super::owner::locked;
 use super::task::{Cell, deliver};
@@ -45,6 +47,11 @@ pub(super) fn outcomes<R: DeserializeOwned>(
     outcomes
 }
 
+/// As [`outcomes`], of one item, without memory for more.
+fn outcome_of_one<R: DeserializeOwned>(outcome: Result<&[u8], TaskError>) -> Result<R, TaskError> {
+    next_outcome::<R>(&mut outcome?).unwrap_or_else(|error| Err(TaskError::Result(Arc::new(error))))
+}
+
 fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskError>, Error> {
     let short = || Error::new(ErrorKind::Codec, "decode results", "fewer than there were arguments");
     let (word, behind) = rest.split_first().ok_or_else(short)?;
@@ -66,31 +73,35 @@ fn next_outcome<R: DeserializeOwned>(rest: &mut &[u8]) -> Result<Result<R, TaskE
 /// What chunks under way tell of themselves: how many there are, and how long their items take.
 #[derive(Default)]
 pub(super) struct Tally {
-    under_way: AtomicUsize,
+    /// By one thread.
+    sent: AtomicUsize,
+    left: AtomicUsize,
     nanos: AtomicU64,
     items: AtomicU64,
 }
 
 impl Tally {
-    /// A chunk was sent.
+    /// A chunk is sent. Only one thread says so, which waits for them.
     pub fn sent(&self) {
-        self.under_way.fetch_add(1, Relaxed);
+        self.sent.store(self.sent.load(Relaxed) + 1, Relaxed);
     }
 
-    /// A chunk came back after so long.
+    /// A chunk came back after so long, 0 if that was not measured.
     pub fn came(&self, items: usize, nanos: u64) {
-        self.nanos.fetch_add(nanos, Relaxed);
-        self.items.fetch_add(items as u64, Relaxed);
+        if nanos > 0 {
+            self.nanos.fetch_add(nanos, Relaxed);
+            self.items.fetch_add(items as u64, Relaxed);
+        }
     }
 
-    /// A chunk is under way no more: all that it brought is kept.
-    pub fn left(&self) {
-        self.under_way.fetch_sub(1, Release);
+    /// So many chunks are under way no more: all that they brought is kept. Whether these are the last ones that are sent.
+    pub fn left(&self, chunks: usize) -> bool {
+        self.left.fetch_add(chunks, AcqRel) + chunks == self.sent.load(Relaxed)
     }
 
     /// Chunks under way.
     pub fn under_way(&self) -> usize {
-        self.under_way.load(Acquire)
+        self.sent.load(Relaxed).wrapping_sub(self.left.load(Acquire))
     }
 
     /// How many items make a chunk of the right length, if that is known.
@@ -110,35 +121,29 @@ pub(super) struct Batch<R> {
 }
 
 struct BatchState<R> {
+    /// As far as they have come.
     results: Vec<Option<R>>,
-    /// Of each chunk: where it begins, and how many items it has.
-    chunks: Vec<(usize, usize)>,
     error: Option<(usize, TaskError)>,
-    all_sent: bool,
 }
 
 impl<R> Batch<R> {
-    pub fn new(progress: Option<Progress>, cell: Option<Arc<Cell<Vec<R>>>>) -> Self {
-        let state = BatchState { results: Vec::new(), chunks: Vec::new(), error: None, all_sent: false };
-        Self { tally: Tally::default(), state: Mutex::new(state), progress, cell }
+    /// Whoever sends the chunks waits for them.
+    pub fn new(progress: Option<Progress>) -> Self {
+        let state = BatchState { results: Vec::new(), error: None };
+        Self { tally: Tally::default(), state: Mutex::new(state), progress, cell: None }
     }
 
-    /// Makes room for the results of a chunk; its number.
-    pub fn begin_chunk(&self, len: usize) -> u32 {
-        let mut state = locked(&self.state);
-        let begin = state.results.len();
-        state.results.extend(std::iter::repeat_with(|| None).take(len));
-        state.chunks.push((begin, len));
-        self.tally.sent();
-        (state.chunks.len() - 1) as u32
+    /// So many chunks, whose results go to the cell together.
+    pub fn of_chunks(chunks: usize, progress: Option<Progress>, cell: Arc<Cell<Vec<R>>>) -> Self {
+        let batch = Self { cell: Some(cell), ..Self::new(progress) };
+        batch.tally.sent.store(chunks, Relaxed);
+        batch
     }
 
-    /// The chunk was not sent.
-    pub fn fail(&self, index: u32, error: TaskError) {
-        let mut state = locked(&self.state);
-        let at = state.chunks.get(index as usize).map_or(0, |chunk| chunk.0);
-        note_error(&mut state, at, error);
-        self.tally.left();
+    /// The chunk that begins with this item was not sent.
+    pub fn fail(&self, begin: usize, error: TaskError) {
+        note_error(&mut locked(&self.state), begin, error);
+        self.tally.left(1);
     }
 
     /// All results, or the first error.
@@ -159,38 +164,156 @@ fn note_error<R>(state: &mut BatchState<R>, at: usize, error: TaskError) {
     }
 }
 
-impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
-    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
-        let (begin, len) = locked(&self.state).chunks.get(index as usize).copied()?;
-        let outcomes = outcomes::<R>(outcome, len);
-        self.tally.came(len, nanos);
-        let mut state = locked(&self.state);
-        for (k, outcome) in outcomes.into_iter().enumerate() {
-            match outcome {
-                Ok(result) => state.results[begin + k] = Some(result),
-                Err(error) => note_error(&mut state, begin + k, error),
+/// The results of one chunk's items, and the first error with its place among them: an error is large, and rare.
+struct Chunk<R> {
+    results: Vec<Option<R>>,
+    error: Option<(usize, TaskError)>,
+}
+
+impl<R: DeserializeOwned> Chunk<R> {
+    fn read(outcome: Result<&[u8], TaskError>, items: usize) -> Self {
+        let mut chunk = Self { results: Vec::new(), error: None };
+        let mut rest = match outcome {
+            Ok(rest) => rest,
+            Err(error) => {
+                chunk.error = Some((0, error));
+                return chunk;
+            }
+        };
+        chunk.results.reserve(items);
+        for k in 0..items {
+            let result = match next_outcome::<R>(&mut rest) {
+                Ok(Ok(result)) => Some(result),
+                Ok(Err(error)) => {
+                    chunk.error.get_or_insert((k, error));
+                    None
+                }
+                Err(error) => {
+                    chunk.error.get_or_insert_with(|| (k, TaskError::Result(Arc::new(error))));
+                    break;
+                }
+            };
+            chunk.results.push(result);
+        }
+        chunk
+    }
+}
+
+impl<R> BatchState<R> {
+    /// Keeps the results of the items from `begin`.
+    fn keep_all(&mut self, begin: usize, chunk: Chunk<R>) {
+        if let Some((at, error)) = chunk.error {
+            note_error(self, begin + at, error);
+        }
+        if begin > self.results.len() {
+            self.results.resize_with(begin, || None);
+        }
+        // Those behind it may have come before.
+        let there = chunk.results.len().min(self.results.len() - begin);
+        let mut results = chunk.results.into_iter();
+        self.results[begin..begin + there].iter_mut().zip(&mut results).for_each(|(place, result)| *place = result);
+        self.results.extend(results);
+    }
+
+    /// Keeps the result of an item.
+    fn keep(&mut self, at: usize, outcome: Result<R, TaskError>) {
+        match outcome {
+            Err(error) => note_error(self, at, error),
+            Ok(result) if at == self.results.len() => self.results.push(Some(result)),
+            Ok(result) => {
+                if at >= self.results.len() {
+                    self.results.resize_with(at + 1, || None);
+                }
+                self.results[at] = Some(result);
             }
         }
-        let all_sent = state.all_sent;
-        drop(state);
-        if let Some(progress) = &self.progress {
-            contained(|| progress(len));
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> Sink for Batch<R> {
+    /// The index is that of the first item.
+    fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
+        let Part { index: begin, items } = part;
+        if items == 1 {
+            let outcome = outcome_of_one::<R>(outcome);
+            locked(&self.state).keep(begin, outcome);
+        } else {
+            let chunk = Chunk::read(outcome, items);
+            locked(&self.state).keep_all(begin, chunk);
         }
-        self.tally.left();
-        (all_sent && self.tally.under_way() == 0).then(|| self.deliver()).flatten()
+        self.tally.came(items, nanos);
+        if let Some(progress) = &self.progress {
+            contained(|| progress(items));
+        }
+        if self.tally.left(1) { self.deliver() } else { None }
+    }
+
+    fn takes_run_of(&self, entry: &Entry) -> bool {
+        entry.call.count == 1 && self.progress.is_none()
+    }
+
+    /// One lock for all of them.
+    fn put_run(&self, run: &[Letter]) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut came = Vec::with_capacity(run.len());
+        for letter in run {
+            let Some(entry) = letter.returned() else { continue };
+            came.push((entry.index, outcome_of_one::<R>(Ok(letter.rest()))));
+            self.tally.came(1, letter.head.map_or(0, |head| head.nanos));
+        }
+        let chunks = came.len();
+        let mut state = locked(&self.state);
+        came.into_iter().for_each(|(at, outcome)| state.keep(at, outcome));
+        drop(state);
+        if self.tally.left(chunks) { self.deliver() } else { None }
     }
 }
 
 impl<R: Send + 'static> Batch<R> {
-    /// Says that no more chunks come; if all have come back, as [`deliver`](Self::deliver).
-    pub fn all_sent(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        locked(&self.state).all_sent = true;
-        self.tally.left();
-        (self.tally.under_way() == 0).then(|| self.deliver()).flatten()
+    /// Keeps the results where they are waited for, if that is elsewhere, or gives the work that has to be done before.
+    pub fn deliver(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        deliver(self.cell.as_ref()?, self.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn returned(results: &[u32]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for result in results {
+            bytes.push(Word::Returned as u8);
+            codec::encode(result, &mut bytes).unwrap();
+        }
+        bytes
     }
 
-    /// Keeps the results where they are waited for, or gives the work that has to be done before.
-    fn deliver(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        deliver(self.cell.as_ref()?, self.take())
+    #[test]
+    fn chunks_find_their_places_in_any_order() {
+        let batch = Batch::<u32>::new(None);
+        let put = |begin, results: &[u32]| {
+            let part = Part { index: begin, items: results.len() };
+            assert!(batch.put(part, Ok(&returned(results)), 0).is_none());
+        };
+        put(3, &[3, 4]);
+        put(7, &[7]);
+        put(0, &[0, 1, 2]);
+        put(6, &[6]);
+        put(8, &[8, 9, 10]);
+        put(5, &[5]);
+        assert_eq!(batch.take().unwrap(), (0..11).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_error_of_the_first_item_counts_and_costs_no_other_chunk() {
+        let batch = Batch::<u32>::new(None);
+        let put = |index, items, outcome: Result<&[u8], TaskError>| batch.put(Part { index, items }, outcome, 0);
+        put(4, 2, Err(TaskError::Cancelled));
+        // One result where there should be three: the second item has none.
+        put(1, 3, Ok(&returned(&[1])));
+        put(6, 1, Err(TaskError::Terminated));
+        put(0, 1, Ok(&returned(&[0])));
+        assert!(matches!(&locked(&batch.state).error, Some((2, TaskError::Result(_)))));
+        assert!(matches!(batch.take(), Err(TaskError::Result(_))));
     }
 }

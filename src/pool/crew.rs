@@ -136,7 +136,7 @@ impl Crew {
             if self.wants_workers() {
                 self.replace();
             }
-            all_sent = self.owner.send_again();
+            all_sent = self.owner.send_again() & self.owner.feed_the_starved();
         }
         let mut roster = self.roster();
         roster.dismissed = true;

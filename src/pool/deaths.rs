@@ -46,7 +46,7 @@ impl Owner {
             }
         }
         let Some(entry) = ledger.get(ticket) else { return };
-        let error = match (held, entry.terms.timeout) {
+        let error = match (held, entry.timeout()) {
             (Held::Expired, Some(timeout)) => TaskError::TimedOut { timeout },
             _ => TaskError::WorkerDied { pid: ending.pid, status: Arc::clone(&ending.status) },
         };
@@ -59,7 +59,7 @@ impl Owner {
     pub fn send_again(&self) -> bool {
         loop {
             let Some(ticket) = locked(&self.again).pop() else { return true };
-            let found = locked(&self.ledger).get(ticket).map(|entry| (entry.call, entry.terms.again.clone()));
+            let found = locked(&self.ledger).get(ticket).map(|entry| (entry.call, entry.again().cloned()));
             // If it is gone, all were given up.
             let Some((call, Some(again))) = found else { continue };
             let mut buffer = vec![0; HEAD];

@@ -95,16 +95,18 @@ fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 's
     // SAFETY: only `of_chunk` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
     let function: F = unsafe { the_function() };
     let count = TaskHead::read(buffer).map_or(0, |head| head.count).min(MOST_ITEMS);
-    let mut items = Vec::new();
     let mut rest = &buffer[HEAD..];
-    for _ in 0..count {
+    let mut next = || {
         let (item, behind) = codec::decode_one::<A>(rest)?;
-        items.push(item);
         rest = behind;
-    }
+        Ok(item)
+    };
+    // One item needs no memory.
+    let first = if count > 0 { Some(next()?) } else { None };
+    let others: Vec<A> = (1..count).map(|_| next()).collect::<Result<_, Error>>()?;
     buffer.truncate(HEAD);
     DESK.with(|desk| drop(desk.came.take()));
-    for item in items {
+    for item in first.into_iter().chain(others) {
         let begin = buffer.len();
         buffer.push(Word::Returned as u8);
         // With the codec and the drop of the result, so that a panic of these is the item's, too.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::batch::{Progress, Tally, outcomes};
 use super::error::TaskError;
 use super::guard::contained;
-use super::ledger::Sink;
+use super::ledger::{Part, Sink};
 use super::map::Mapping;
 use super::owner::locked;
 use crate::sys::clock::Deadline;
@@ -22,27 +22,24 @@ use crate::sys::clock::Deadline;
 struct Stream<R> {
     tally: Tally,
     ordered: bool,
-    /// Items of each chunk under way.
-    sizes: Mutex<HashMap<u32, usize>>,
     /// By the numbers of the chunks; in any order, by that in which they came.
-    came: Mutex<HashMap<u32, VecDeque<Result<R, TaskError>>>>,
-    arrived: AtomicU32,
+    came: Mutex<HashMap<usize, VecDeque<Result<R, TaskError>>>>,
+    arrived: AtomicUsize,
     progress: Option<Progress>,
 }
 
 impl<R: DeserializeOwned + Send + 'static> Sink for Stream<R> {
-    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
-        let len = locked(&self.sizes).remove(&index)?;
-        let outcomes = outcomes::<R>(outcome, len);
-        self.tally.came(len, nanos);
+    fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>> {
+        let outcomes = outcomes::<R>(outcome, part.items);
+        self.tally.came(part.items, nanos);
         let mut came = locked(&self.came);
-        let key = if self.ordered { index } else { self.arrived.fetch_add(1, Relaxed) };
+        let key = if self.ordered { part.index } else { self.arrived.fetch_add(1, Relaxed) };
         came.insert(key, outcomes.into());
         drop(came);
         if let Some(progress) = &self.progress {
-            contained(|| progress(len));
+            contained(|| progress(part.items));
         }
-        self.tally.left();
+        self.tally.left(1);
         None
     }
 }
@@ -54,8 +51,8 @@ pub struct Imap<'p, I, A, R> {
     function: Result<u64, TaskError>,
     items: Option<I>,
     stream: Arc<Stream<R>>,
-    next: u32,
-    sent: u32,
+    next: usize,
+    sent: usize,
     /// What `items` panicked with.
     panic: Option<Box<dyn Any + Send>>,
     args: PhantomData<fn(A)>,
@@ -69,8 +66,8 @@ where
 {
     pub(super) fn new(mapping: Mapping<'p>, function: Result<u64, TaskError>, items: I, ordered: bool) -> Self {
         let progress = mapping.progress.clone();
-        let (tally, sizes, came, arrived) = Default::default();
-        let stream = Arc::new(Stream { tally, ordered, sizes, came, arrived, progress });
+        let (tally, came, arrived) = Default::default();
+        let stream = Arc::new(Stream { tally, ordered, came, arrived, progress });
         Self { mapping, function, items: Some(items), stream, next: 0, sent: 0, panic: None, args: PhantomData }
     }
 
@@ -96,15 +93,14 @@ where
             if part.is_empty() {
                 break;
             }
-            let index = self.sent;
-            locked(&self.stream.sizes).insert(index, part.len());
+            let (index, items) = (self.sent, part.len());
             self.stream.tally.sent();
             let sink: Arc<dyn Sink> = Arc::clone(&self.stream) as _;
             let function = self.function.clone()?;
             self.sent += 1;
-            if let Err(error) = self.mapping.send(function, part, &sink, index, false) {
+            if let Err(error) = self.mapping.send(function, part, &sink, index) {
                 // An error for each item, in their place.
-                drop(sink.put(index, Err(error), 0));
+                drop(sink.put(Part { index, items }, Err(error), 0));
             }
         }
         Ok(())
@@ -112,7 +108,7 @@ where
 
     /// Chunks that are under way or not taken.
     fn ahead(&self) -> usize {
-        (self.sent - self.next) as usize
+        self.sent - self.next
     }
 
     fn take(&mut self) -> Option<Result<R, TaskError>> {
@@ -139,7 +135,7 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.send_ahead() {
             self.items = None;
-            self.stream.tally.left();
+            self.stream.tally.left(1);
             return Some(Err(error));
         }
         if let Some(one) = self.take() {

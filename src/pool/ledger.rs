@@ -8,27 +8,51 @@ use std::time::Duration;
 
 use super::board::Ticket;
 use super::error::TaskError;
+use super::letters::Letter;
 use crate::error::Error;
 
 /// Where the result of a task goes.
 pub(super) trait Sink: Send + Sync {
-    /// A task has ended: the bytes of its result, and how long the function ran. Called once for each index, by any thread of
-    /// the pool's owner. What it gives back is run by the pool's own thread.
-    fn put(&self, index: u32, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
+    /// A task has ended: the bytes of its result, and how long the function ran, if it was measured. Called once for each part,
+    /// by any thread of the pool's owner. What it gives back is run by the pool's own thread.
+    fn put(&self, part: Part, outcome: Result<&[u8], TaskError>, nanos: u64) -> Option<Box<dyn FnOnce() + Send>>;
+
+    /// Whether this task may be one of a [run](Self::put_run).
+    fn takes_run_of(&self, _task: &Entry) -> bool {
+        false
+    }
+
+    /// As [`put`](Self::put), for the results of several tasks whose functions returned.
+    fn put_run(&self, _run: &[Letter]) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+}
+
+/// What of that which a sink waits for a task brings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Its number, or that of its first item, as the sink wants it.
+    pub index: usize,
+    /// How many items it has.
+    pub items: usize,
 }
 
 /// Writes the arguments once more, for a task that is begun again.
 pub(super) type Again = Arc<dyn Fn(&mut Vec<u8>) -> Result<(), Error> + Send + Sync>;
 
-/// What was agreed for a task.
-#[derive(Default)]
+/// What was agreed for a task that differs from others.
 pub(super) struct Terms {
     /// How often it may be begun again when its worker died.
     pub retries: u32,
     pub timeout: Option<Duration>,
     pub again: Option<Again>,
-    /// The pool's own thread has something to do when it ends.
-    pub calls_back: bool,
+}
+
+impl Terms {
+    /// The terms, if they are others than most tasks have.
+    pub fn unless_usual(retries: u32, timeout: Option<Duration>, again: Option<Again>) -> Option<Box<Self>> {
+        (again.is_some() || timeout.is_some()).then(|| Box::new(Self { retries, timeout, again }))
+    }
 }
 
 /// What is to be called, and for how many arguments.
@@ -36,43 +60,154 @@ pub(super) struct Terms {
 pub(super) struct Call {
     /// Where it is in the program.
     pub function: u64,
-    pub count: u64,
+    pub count: u32,
+    /// Whether somebody wants to know how long it takes.
+    pub measured: bool,
 }
 
-/// A task under way.
+/// A task that is to be taken in.
+pub(super) struct Draft<'a> {
+    pub call: Call,
+    pub sink: &'a Arc<dyn Sink>,
+    /// See [`Part`].
+    pub index: usize,
+    /// The pool's own thread has something to do when it ends.
+    pub calls_back: bool,
+    pub terms: Option<Box<Terms>>,
+}
+
+/// A task under way. It fits a cache line.
 pub(super) struct Entry {
     pub generation: u64,
     pub call: Call,
     pub sink: Arc<dyn Sink>,
-    pub index: u32,
-    pub terms: Terms,
+    pub index: usize,
+    pub calls_back: bool,
+    pub terms: Option<Box<Terms>>,
 }
 
-/// All tasks under way, each in a slot.
+impl Entry {
+    /// How long it may run.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.terms.as_ref()?.timeout
+    }
+
+    /// What writes its arguments once more.
+    pub fn again(&self) -> Option<&Again> {
+        self.terms.as_ref()?.again.as_ref()
+    }
+}
+
+/// All tasks under way, each in a slot, and those that were taken in without one.
 pub(super) struct Ledger {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     next: u64,
     shut: bool,
+    over: bool,
+    /// Tasks that wait outside for a slot: see `feed.rs`.
+    owed: usize,
+    /// What was taken in, and how it left.
+    pub counts: Counts,
+}
+
+/// How many tasks there were, and how they left.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub submitted: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+impl Counts {
+    #[inline]
+    fn note(&mut self, how: Leaves) {
+        match how {
+            Leaves::Done => self.done += 1,
+            Leaves::Failed => self.failed += 1,
+            Leaves::Cancelled => self.cancelled += 1,
+            Leaves::Unsent => self.submitted -= 1,
+            Leaves::Owed => {}
+        }
+    }
+}
+
+/// How a task leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaves {
+    Done,
+    Failed,
+    Cancelled,
+    /// It was never sent, and does not count.
+    Unsent,
+    /// It was not sent, and waits for a slot once more.
+    Owed,
 }
 
 impl Ledger {
     pub fn new(slots: usize) -> Self {
         let entries = (0..slots).map(|_| None).collect();
-        Self { entries, free: (0..slots as u32).rev().collect(), next: 1, shut: false }
+        let free = (0..slots as u32).rev().collect();
+        Self { entries, free, next: 1, shut: false, over: false, owed: 0, counts: Counts::default() }
     }
 
     /// Takes a task in, if a slot is free and the ledger is not shut.
-    pub fn add(&mut self, mut entry: Entry) -> Result<Ticket, Entry> {
+    #[inline]
+    pub fn add(&mut self, draft: &mut Draft<'_>) -> Option<Ticket> {
         if self.shut {
-            return Err(entry);
+            return None;
         }
-        let Some(slot) = self.free.pop() else { return Err(entry) };
+        let ticket = self.enter(draft)?;
+        self.counts.submitted += 1;
+        Some(ticket)
+    }
+
+    #[inline]
+    fn enter(&mut self, draft: &mut Draft<'_>) -> Option<Ticket> {
+        let slot = self.free.pop()?;
         let generation = self.next;
         self.next += 1;
-        entry.generation = generation;
-        self.entries[slot as usize] = Some(entry);
-        Ok(Ticket { slot, generation })
+        let place = self.entries.get_mut(slot as usize)?;
+        *place = Some(Entry {
+            generation,
+            call: draft.call,
+            sink: Arc::clone(draft.sink),
+            index: draft.index,
+            calls_back: draft.calls_back,
+            terms: draft.terms.take(),
+        });
+        Some(Ticket { slot, generation })
+    }
+
+    /// Takes so many tasks in that get their slots later; whether it does, which it does not if it is shut.
+    pub fn owe(&mut self, tasks: usize) -> bool {
+        if self.shut {
+            return false;
+        }
+        self.owed += tasks;
+        self.counts.submitted += tasks as u64;
+        true
+    }
+
+    /// Whether a slot is free for one of those that wait for one. They leave a quarter to others.
+    pub fn has_slot_for_owed(&self) -> bool {
+        !self.over && self.free.len() > self.entries.len() / 4
+    }
+
+    /// Gives one of those that wait for a slot one, also if the ledger is shut.
+    pub fn add_owed(&mut self, draft: &mut Draft<'_>) -> Option<Ticket> {
+        if !self.has_slot_for_owed() {
+            return None;
+        }
+        self.owed = self.owed.checked_sub(1)?;
+        self.enter(draft)
+    }
+
+    /// Lets so many leave that wait for a slot.
+    pub fn forgo(&mut self, tasks: usize, how: Leaves) {
+        self.owed = self.owed.saturating_sub(tasks);
+        (0..tasks).for_each(|_| self.counts.note(how));
     }
 
     /// From now on no task is taken in: once there is none, there will be none.
@@ -80,13 +215,19 @@ impl Ledger {
         self.shut = true;
     }
 
+    /// From now on no task gets a slot.
+    pub fn end(&mut self) {
+        (self.shut, self.over) = (true, true);
+    }
+
     /// Makes another ticket for a task that is to be begun again, if it may be: it stays in its slot all the time.
     pub fn renew(&mut self, ticket: Ticket) -> Option<Ticket> {
         let entry = self.entries.get_mut(ticket.slot as usize)?.as_mut()?;
-        if entry.generation != ticket.generation || entry.terms.again.is_none() {
+        if entry.generation != ticket.generation || entry.again().is_none() {
             return None;
         }
-        entry.terms.retries = entry.terms.retries.checked_sub(1)?;
+        let terms = entry.terms.as_mut()?;
+        terms.retries = terms.retries.checked_sub(1)?;
         entry.generation = self.next;
         self.next += 1;
         Some(Ticket { slot: ticket.slot, generation: entry.generation })
@@ -103,11 +244,14 @@ impl Ledger {
         Some((Ticket { slot, generation: entry.generation }, entry))
     }
 
-    /// Lets a task leave.
-    pub fn take(&mut self, ticket: Ticket) -> Option<Entry> {
-        self.get(ticket)?;
+    /// Lets a task leave, unless it has left.
+    pub fn take(&mut self, ticket: Ticket, how: Leaves) -> Option<Entry> {
+        let slot = self.entries.get_mut(ticket.slot as usize)?;
+        let entry = slot.take_if(|entry| entry.generation == ticket.generation)?;
         self.free.push(ticket.slot);
-        self.entries[ticket.slot as usize].take()
+        self.counts.note(how);
+        self.owed += usize::from(how == Leaves::Owed);
+        Some(entry)
     }
 
     /// The tickets of all tasks.
@@ -120,8 +264,8 @@ impl Ledger {
         self.free.is_empty()
     }
 
-    /// How many tasks are under way.
+    /// How many tasks are under way, or wait for a slot.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.entries.len() - self.free.len() + self.owed
     }
 }

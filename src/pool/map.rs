@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::batch::{Batch, Progress};
 use super::error::TaskError;
+use super::feed::Chunks;
 use super::function::{self, Function, MOST_ITEMS};
 use super::imap::Imap;
-use super::ledger::{Call, Sink, Terms};
+use super::ledger::{Again, Call, Draft, Sink, Terms};
 use super::task::{Callbacks, Task};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
@@ -86,29 +87,32 @@ impl<'p> Mapping<'p> {
     }
 
     /// Sends a chunk.
-    pub(super) fn send<A>(
+    pub(super) fn send<A, P>(
         &self,
         function: u64,
-        items: Vec<A>,
+        items: P,
         sink: &Arc<dyn Sink>,
-        index: u32,
-        calls: bool,
+        index: usize,
     ) -> Result<(), TaskError>
     where
         A: Serialize + Send + Sync + 'static,
+        P: AsRef<[A]> + Send + Sync + 'static,
     {
-        let call = Call { function, count: items.len() as u64 };
-        let write = |items: &[A], buffer: &mut Vec<u8>| items.iter().try_for_each(|item| codec::encode(item, buffer));
+        let call = Call { function, count: items.as_ref().len() as u32, measured: self.chunk.is_none() };
+        let write =
+            |items: &P, buffer: &mut Vec<u8>| items.as_ref().iter().try_for_each(|item| codec::encode(item, buffer));
         let (retries, timeout) = self.pool.default_terms();
-        let mut terms = Terms { retries, timeout, again: None, calls_back: calls };
+        let mut draft = Draft { call, sink, index, calls_back: false, terms: None };
         let owner = self.pool.owner();
         if retries == 0 {
-            return owner.submit(call, |buffer| write(&items, buffer), sink, index, terms).map(|_| ());
+            draft.terms = Terms::unless_usual(0, timeout, None);
+            return owner.submit(&mut draft, |buffer| write(&items, buffer)).map(|_| ());
         }
         let items = Arc::new(items);
         let once_more = Arc::clone(&items);
-        terms.again = Some(Arc::new(move |buffer| write(&once_more, buffer)));
-        owner.submit(call, |buffer| write(&items, buffer), sink, index, terms).map(|_| ())
+        let again: Again = Arc::new(move |buffer| write(&once_more, buffer));
+        draft.terms = Terms::unless_usual(retries, timeout, Some(again));
+        owner.submit(&mut draft, |buffer| write(&items, buffer)).map(|_| ())
     }
 
     /// Applies `function` to all items, and gives the results in their order. Waits for all of them, also after an error.
@@ -125,9 +129,10 @@ impl<'p> Mapping<'p> {
         let call = self.call::<F, A, R>(function)?;
         let owner = self.pool.owner();
         let workers = self.pool.processes();
-        let batch = Arc::new(Batch::<R>::new(self.progress.clone(), None));
+        let batch = Arc::new(Batch::<R>::new(self.progress.clone()));
         let sink: Arc<dyn Sink> = Arc::clone(&batch) as _;
         let mut items = items.into_iter();
+        let mut begin = 0;
         loop {
             let measured = batch.tally.chunk();
             let (chunk, window) = match (self.chunk, measured) {
@@ -140,15 +145,24 @@ impl<'p> Mapping<'p> {
                     (chunk.min(left.max(1)) as usize, 4 * workers)
                 }
             };
-            let part: Vec<A> = items.by_ref().take(chunk).collect();
-            if part.is_empty() {
+            let (sent, len) = if chunk == 1 {
+                let Some(item) = items.next() else { break };
+                batch.tally.sent();
+                (self.send(call, [item], &sink, begin), 1)
+            } else {
+                let part: Vec<A> = items.by_ref().take(chunk).collect();
+                let len = part.len();
+                if len == 0 {
+                    break;
+                }
+                batch.tally.sent();
+                (self.send(call, part, &sink, begin), len)
+            };
+            if let Err(error) = sent {
+                batch.fail(begin, error);
                 break;
             }
-            let index = batch.begin_chunk(part.len());
-            if let Err(error) = self.send(call, part, &sink, index, false) {
-                batch.fail(index, error);
-                break;
-            }
+            begin += len;
             if batch.tally.under_way() >= window {
                 owner.wait_until(&|| batch.tally.under_way() <= window / 2, Deadline::NEVER);
             }
@@ -157,8 +171,9 @@ impl<'p> Mapping<'p> {
         batch.take()
     }
 
-    /// Applies `function` to all items; the results come together, as those of [`map`](Self::map) do. All items are read and
-    /// sent before this returns; it waits if there are more chunks than the pool takes at once.
+    /// Applies `function` to all items; the results come together, as those of [`map`](Self::map) do. All items are read
+    /// before this returns, and as many are sent as the pool takes at once; the others follow as it takes them. It does not
+    /// wait for any.
     ///
     /// # Errors
     /// As [`Pool::apply_async`]. Python: `map_async(f, items, chunksize)`; also `starmap_async`, with tuples as items.
@@ -211,26 +226,18 @@ impl<'p> Mapping<'p> {
         let calls = callbacks.is_some();
         let items: Vec<A> = items.into_iter().collect();
         let chunk = self.chunk.unwrap_or_else(|| items.len().div_ceil(4 * self.pool.processes()).max(1));
+        let chunk = chunk.min(MOST_ITEMS as usize);
         let (task, cell) = Task::of_many(owner, callbacks);
-        let batch = Arc::new(Batch::<R>::new(self.progress.clone(), Some(cell)));
-        let sink: Arc<dyn Sink> = Arc::clone(&batch) as _;
-        // One more than there are, so that the last result does not end it before the last chunk is sent.
-        batch.tally.sent();
-        let mut items = items.into_iter();
-        loop {
-            let part: Vec<A> = items.by_ref().take(chunk.min(MOST_ITEMS as usize)).collect();
-            if part.is_empty() {
-                break;
+        let batch = Batch::<R>::of_chunks(items.len().div_ceil(chunk), self.progress.clone(), cell);
+        if items.is_empty() {
+            if let Some(callback) = batch.deliver() {
+                owner.call_back(callback);
             }
-            let index = batch.begin_chunk(part.len());
-            if let Err(error) = self.send(call, part, &sink, index, calls) {
-                batch.fail(index, error);
-                break;
-            }
+            return Ok(task);
         }
-        if let Some(callback) = batch.all_sent() {
-            owner.call_back(callback);
-        }
+        let (retries, timeout) = self.pool.default_terms();
+        let terms = move |again| Terms::unless_usual(retries, timeout, again);
+        owner.feed_all(Chunks::new(call, items, chunk, Arc::new(batch), calls, retries > 0, terms))?;
         Ok(task)
     }
 

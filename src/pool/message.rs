@@ -2,6 +2,9 @@
 
 use super::board::Ticket;
 
+/// In the word of the count: [`TaskHead::measured`].
+const MEASURED: u64 = 1 << 63;
+
 /// Bytes of a head, of both kinds, so that a worker can write a result over its task.
 pub(super) const HEAD: usize = 32;
 
@@ -13,6 +16,8 @@ pub(super) struct TaskHead {
     pub function: u64,
     /// For how many arguments it is to be called.
     pub count: u64,
+    /// Whether the answer is to say how long it ran: to look at the clock twice costs as much as a short task.
+    pub measured: bool,
 }
 
 /// What a worker says.
@@ -39,7 +44,7 @@ pub(super) enum Word {
 pub(super) struct AnswerHead {
     pub word: Word,
     pub ticket: Ticket,
-    /// How long the function ran.
+    /// How long the function ran; 0 if that was not asked for.
     pub nanos: u64,
 }
 
@@ -54,14 +59,16 @@ impl TaskHead {
         to[..8].copy_from_slice(&self.ticket.generation.to_le_bytes());
         to[8..16].copy_from_slice(&u64::from(self.ticket.slot).to_le_bytes());
         to[16..24].copy_from_slice(&self.function.to_le_bytes());
-        to[24..32].copy_from_slice(&self.count.to_le_bytes());
+        let measured = if self.measured { MEASURED } else { 0 };
+        to[24..32].copy_from_slice(&(self.count & !MEASURED | measured).to_le_bytes());
     }
 
     #[inline]
     pub fn read(from: &[u8]) -> Option<Self> {
         let slot = u32::try_from(number(from, 8)?).ok()?;
         let ticket = Ticket { generation: number(from, 0)?, slot };
-        Some(Self { ticket, function: number(from, 16)?, count: number(from, 24)? })
+        let (function, count) = (number(from, 16)?, number(from, 24)?);
+        Some(Self { ticket, function, count: count & !MEASURED, measured: count & MEASURED != 0 })
     }
 }
 
@@ -113,9 +120,11 @@ mod tests {
     fn heads_are_read_as_they_were_written() {
         let ticket = Ticket { slot: 7, generation: 1 << 39 };
         let mut bytes = [0; HEAD];
-        let task = TaskHead { ticket, function: u64::MAX, count: 3 };
-        task.write(&mut bytes);
-        assert_eq!(TaskHead::read(&bytes), Some(task));
+        for measured in [false, true] {
+            let task = TaskHead { ticket, function: u64::MAX, count: 3, measured };
+            task.write(&mut bytes);
+            assert_eq!(TaskHead::read(&bytes), Some(task));
+        }
         assert_eq!(TaskHead::read(&bytes[..HEAD - 1]), None);
         for word in [Word::Returned, Word::Panicked, Word::Unsendable, Word::Ready, Word::Hopeless, Word::Died] {
             let answer = AnswerHead { word, ticket, nanos: 9 };

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use super::board::{Board, Ticket};
 use super::error::TaskError;
+use super::feed::Feeds;
 use super::guard::{contained, guarded};
-use super::ledger::{Call, Entry, Ledger, Sink, Terms};
+use super::ledger::{Call, Counts, Draft, Entry, Leaves, Ledger, Part};
+use super::letters::Letters;
 use super::message::{HEAD, TaskHead};
 use super::stats::PoolStats;
 use crate::channel::{Queue, RawRefused};
@@ -45,11 +47,22 @@ pub(super) struct Owner {
     pub results: Queue<Vec<u8>>,
     pub board: Board,
     pub(super) ledger: Mutex<Ledger>,
-    /// Whoever holds it leads; the buffer is for what is read.
-    pub(super) lead: Mutex<Vec<u8>>,
+    /// How many tasks were under way when the ledger was last changed.
+    pub(super) crowd: AtomicUsize,
+    /// What of maps goes out as slots become free, and how many of these maps there are.
+    pub(super) feeds: Mutex<Feeds>,
+    pub(super) feeding: AtomicUsize,
+    /// One of them waits for room in the queue, which nobody else may look for.
+    pub(super) starved: AtomicBool,
+    /// Whoever holds it leads; what is read goes there.
+    pub(super) lead: Mutex<Letters>,
     /// Whether the pool's own thread leads, and who else wants to.
     pub(super) own_leads: AtomicBool,
     pub(super) give_way: AtomicBool,
+    /// How often somebody has led.
+    pub(super) visits: AtomicU64,
+    /// The pool's own thread wants to be told when nobody leads.
+    pub(super) stands_by: AtomicBool,
     /// Followers sleep here, with the pool's own thread.
     pub(super) hall: Mutex<Hall>,
     pub(super) news: Condvar,
@@ -65,16 +78,14 @@ pub(super) struct Owner {
     pub(super) calling_back: AtomicUsize,
     pub(super) own_sleeps: AtomicBool,
     pub(super) state: Mutex<(State, Option<TaskError>)>,
+    /// It is another than open and whole.
+    refuses: AtomicBool,
     pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
     pub(super) again: Mutex<Vec<Ticket>>,
     pub(super) ready: Mutex<Vec<u64>>,
     /// Rings for the thread that looks after the workers.
     pub bell: Bell,
-    submitted: AtomicU64,
-    done: AtomicU64,
-    pub(super) failed: AtomicU64,
-    cancelled: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) deaths: AtomicU64,
 }
@@ -94,9 +105,15 @@ impl Owner {
             results,
             board,
             ledger: Mutex::new(Ledger::new(slots)),
+            crowd: AtomicUsize::new(0),
+            feeds: Mutex::default(),
+            feeding: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
             lead: Mutex::default(),
             own_leads: AtomicBool::new(false),
             give_way: AtomicBool::new(false),
+            visits: AtomicU64::new(0),
+            stands_by: AtomicBool::new(false),
             hall: Mutex::default(),
             news: Condvar::new(),
             called: AtomicUsize::new(0),
@@ -107,21 +124,24 @@ impl Owner {
             calling_back: AtomicUsize::new(0),
             own_sleeps: AtomicBool::new(false),
             state: Mutex::new((State::Open, None)),
+            refuses: AtomicBool::new(false),
             endings: Mutex::default(),
             again: Mutex::default(),
             ready: Mutex::default(),
             bell: Bell::new().map_err(|e| Error::os("make pool", e))?,
-            submitted: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             deaths: AtomicU64::new(0),
         })
     }
 
     /// Why nothing is taken any more, if that is so.
+    #[inline]
     pub fn refusal(&self) -> Option<TaskError> {
+        if self.refuses.load(Acquire) { self.why() } else { None }
+    }
+
+    #[cold]
+    fn why(&self) -> Option<TaskError> {
         let state = locked(&self.state);
         match (&state.0, &state.1) {
             (_, Some(broken)) => Some(broken.clone()),
@@ -134,11 +154,8 @@ impl Owner {
     /// Sends a task whose arguments `encode` writes.
     pub fn submit(
         &self,
-        call: Call,
+        draft: &mut Draft<'_>,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
-        sink: &Arc<dyn Sink>,
-        index: u32,
-        terms: Terms,
     ) -> Result<Ticket, TaskError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -146,47 +163,66 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            let (calls_back, timed) = (terms.calls_back, terms.timeout.is_some());
-            if timed {
-                // Before the task can be begun.
-                self.board.set_timed();
+            if let Err(error) = encoded {
+                passed.withdraw();
+                return Err(TaskError::Arguments(Arc::new(error)));
             }
-            let entry = Entry { generation: 0, call, sink: Arc::clone(sink), index, terms };
-            let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(entry));
-            let ticket = match entered {
-                Ok(ticket) => ticket,
-                Err(error) => {
-                    passed.withdraw();
-                    return Err(error);
-                }
+            let timed = self.will_be_timed(draft);
+            let ticket = match self.change(|ledger| ledger.add(draft)) {
+                Some(ticket) => ticket,
+                None => match self.enter(draft) {
+                    Ok(ticket) => ticket,
+                    Err(error) => {
+                        passed.withdraw();
+                        return Err(error);
+                    }
+                },
             };
             if timed {
                 // Whoever is woken finds it in the ledger.
                 self.bell.ring();
             }
-            self.submitted.fetch_add(1, Relaxed);
-            if calls_back {
+            if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            self.send(ticket, call, buffer, passed, true).inspect_err(|_| {
+            if let Err(error) = self.send(ticket, draft.call, buffer, passed, true) {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
-                if let Some(entry) = locked(&self.ledger).take(ticket) {
-                    self.submitted.fetch_sub(1, Relaxed);
+                let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
+                if let Some(entry) = unsent {
                     self.left(&entry);
                     self.look_again();
                 }
-            })?;
+                return Err(error);
+            }
             Ok(ticket)
         })
     }
 
+    /// Says that tasks may have time limits, before this one can be begun, if it has one; whether it has.
+    pub(super) fn will_be_timed(&self, draft: &Draft<'_>) -> bool {
+        let timed = draft.terms.as_ref().is_some_and(|terms| terms.timeout.is_some());
+        if timed {
+            self.board.set_timed();
+        }
+        timed
+    }
+
+    /// Changes the ledger, and says how many tasks are under way then.
+    #[inline]
+    pub(super) fn change<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> R {
+        let mut ledger = locked(&self.ledger);
+        let changed = f(&mut ledger);
+        self.crowd.store(ledger.len(), Relaxed);
+        changed
+    }
+
     /// Takes a task in, waiting for a slot.
-    fn enter(&self, mut entry: Entry) -> Result<Ticket, TaskError> {
+    #[cold]
+    fn enter(&self, draft: &mut Draft<'_>) -> Result<Ticket, TaskError> {
         loop {
-            match locked(&self.ledger).add(entry) {
-                Ok(ticket) => return Ok(ticket),
-                Err(back) => entry = back,
+            if let Some(ticket) = self.change(|ledger| ledger.add(draft)) {
+                return Ok(ticket);
             }
             let full = || locked(&self.ledger).is_full();
             self.wait_until(&|| !full() || self.refusal().is_some(), Deadline::NEVER);
@@ -206,7 +242,8 @@ impl Owner {
         passed: Passed,
         may_wait: bool,
     ) -> Result<bool, TaskError> {
-        TaskHead { ticket, function: call.function, count: call.count }.write(buffer);
+        let Call { function, count, measured } = call;
+        TaskHead { ticket, function, count: count.into(), measured }.write(buffer);
         self.board.queue(ticket);
         let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
@@ -252,29 +289,34 @@ impl Owner {
 
     /// Lets a task leave with this outcome, unless it has left; whether it does.
     pub(super) fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
-        let Some(entry) = locked(&self.ledger).take(ticket) else { return false };
-        let count = match &outcome {
-            Ok(_) => &self.done,
-            Err(TaskError::Cancelled) => &self.cancelled,
-            Err(_) => &self.failed,
+        let how = match &outcome {
+            Ok(_) => Leaves::Done,
+            Err(TaskError::Cancelled) => Leaves::Cancelled,
+            Err(_) => Leaves::Failed,
         };
-        count.fetch_add(1, Relaxed);
+        let Some(entry) = self.change(|ledger| ledger.take(ticket, how)) else { return false };
         self.settle(entry, outcome, nanos);
         true
     }
 
     pub(super) fn settle(&self, entry: Entry, outcome: Result<&[u8], TaskError>, nanos: u64) {
-        if let Some(callback) = contained(|| entry.sink.put(entry.index, outcome, nanos)).flatten() {
+        let part = Part { index: entry.index, items: entry.call.count as usize };
+        if let Some(callback) = contained(|| entry.sink.put(part, outcome, nanos)).flatten() {
             self.push_callback(callback);
             self.news.notify_all();
         }
+        self.leave(entry);
+    }
+
+    /// A task has left the ledger and was settled.
+    pub(super) fn leave(&self, entry: Entry) {
         self.left(&entry);
         // With it go arguments, and results that nobody wants.
         contained(|| drop(entry));
     }
 
     pub(super) fn left(&self, entry: &Entry) {
-        if entry.terms.calls_back {
+        if entry.calls_back {
             self.calling_back.fetch_sub(1, Release);
         }
     }
@@ -287,8 +329,9 @@ impl Owner {
                 return;
             }
             state.1 = Some(why.clone());
+            self.refuses.store(true, Release);
         }
-        locked(&self.ledger).shut();
+        locked(&self.ledger).end();
         self.fail_all(&why);
         self.bell.ring();
         self.tasks.wake_all();
@@ -301,6 +344,7 @@ impl Owner {
             self.board.cancel(ticket);
             self.resolve(ticket, Err(why.clone()), 0);
         }
+        self.give_up_feeds();
     }
 
     pub fn state(&self) -> State {
@@ -319,14 +363,19 @@ impl Owner {
             if state.0 == State::Open {
                 state.0 = State::Closed;
             }
+            self.refuses.store(true, Release);
         }
         locked(&self.ledger).shut();
     }
 
     /// Takes no more tasks, and gives those up that there are.
     pub fn terminate(&self) {
-        locked(&self.state).0 = State::Terminated;
-        locked(&self.ledger).shut();
+        {
+            let mut state = locked(&self.state);
+            state.0 = State::Terminated;
+            self.refuses.store(true, Release);
+        }
+        locked(&self.ledger).end();
         self.board.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
@@ -357,9 +406,12 @@ impl Owner {
 
     /// Whether no task is under way, and no callback of one that was.
     pub fn is_at_rest(&self) -> bool {
-        // A task leaves the ledger, then its callback is one that has not returned, then it no longer calls back.
+        // What was taken in is in the ledger, and so dropped when it has left. A task leaves it, then its callback is one that has not returned, then it no longer calls back.
         let mine = usize::from(self.own.get() == Some(&thread::current().id()));
-        self.under_way() == 0 && self.calling_back.load(Acquire) == 0 && self.calls.load(Acquire) <= mine
+        self.under_way() == 0
+            && self.feeding.load(Acquire) == 0
+            && self.calling_back.load(Acquire) == 0
+            && self.calls.load(Acquire) <= mine
     }
 
     /// How many tasks are under way.
@@ -376,7 +428,7 @@ impl Owner {
     pub fn limit_of(&self, slot: u32) -> Option<(Ticket, Duration)> {
         let ledger = locked(&self.ledger);
         let (ticket, entry) = ledger.in_slot(slot)?;
-        Some((ticket, entry.terms.timeout?))
+        Some((ticket, entry.timeout()?))
     }
 
     /// The shortest time that a task under way may run.
@@ -386,18 +438,12 @@ impl Owner {
         }
         let ledger = locked(&self.ledger);
         let limits = ledger.tickets();
-        limits.into_iter().filter_map(|ticket| ledger.get(ticket)?.terms.timeout).min()
+        limits.into_iter().filter_map(|ticket| ledger.get(ticket)?.timeout()).min()
     }
 
     pub fn stats(&self) -> PoolStats {
-        let load = |count: &AtomicU64| count.load(Relaxed);
-        PoolStats {
-            submitted: load(&self.submitted),
-            done: load(&self.done),
-            failed: load(&self.failed),
-            cancelled: load(&self.cancelled),
-            retried: load(&self.retried),
-            deaths: load(&self.deaths),
-        }
+        let Counts { submitted, done, failed, cancelled } = locked(&self.ledger).counts;
+        let (retried, deaths) = (self.retried.load(Relaxed), self.deaths.load(Relaxed));
+        PoolStats { submitted, done, failed, cancelled, retried, deaths }
     }
 }

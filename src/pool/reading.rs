@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use super::error::TaskError;
 use super::guard::contained;
-use super::message::{AnswerHead, HEAD, Word};
-use super::owner::{Owner, locked};
+use super::ledger::Entry;
+use super::letters::{Letter, Letters, MOST};
+use super::message::{AnswerHead, Word};
+use super::owner::{Hall, Owner, locked};
 use crate::channel::RawRefused;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
@@ -27,37 +29,30 @@ const GRACE: Duration = Duration::from_millis(1);
 impl Owner {
     /// Waits until `is_done`, which is asked after every result and every change of state; whether it came true in time.
     pub fn wait_until(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
-        self.wait_for(is_done, deadline, false)
-    }
-
-    /// The buffer of whoever leads, if nobody does.
-    fn try_lead(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
-        match self.lead.try_lock() {
-            Ok(buffer) => Some(buffer),
-            Err(TryLockError::Poisoned(buffer)) => Some(buffer.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    pub(super) fn wait_for(&self, is_done: &dyn Fn() -> bool, deadline: Deadline, own: bool) -> bool {
         loop {
             if is_done() {
                 return true;
             }
-            if let Some(mut buffer) = self.try_lead() {
-                self.own_leads.store(own, Relaxed);
-                let ended = self.lead_until(is_done, &mut buffer, deadline, own);
-                drop(buffer);
+            if let Some(mut letters) = self.try_lead() {
+                let ended = self.lead_until(is_done, &mut letters, deadline, false);
+                drop(letters);
                 self.hand_over();
-                match ended {
-                    Some(done) => return done,
-                    // Somebody else wants to, who is faster if this one does not come back at once.
-                    None => return is_done(),
+                if let Some(done) = ended {
+                    return done;
                 }
             }
-            if !self.follow(is_done, deadline, own) {
+            if !self.follow(is_done, deadline) {
                 return is_done();
             }
+        }
+    }
+
+    /// The place of whoever leads, if nobody does.
+    fn try_lead(&self) -> Option<MutexGuard<'_, Letters>> {
+        match self.lead.try_lock() {
+            Ok(letters) => Some(letters),
+            Err(TryLockError::Poisoned(letters)) => Some(letters.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
@@ -65,7 +60,7 @@ impl Owner {
     fn lead_until(
         &self,
         is_done: &dyn Fn() -> bool,
-        buffer: &mut Vec<u8>,
+        letters: &mut Letters,
         deadline: Deadline,
         own: bool,
     ) -> Option<bool> {
@@ -76,8 +71,12 @@ impl Owner {
             if own && self.give_way.swap(false, Relaxed) {
                 return None;
             }
-            match self.results.get_encoded(buffer, deadline, || false) {
-                Ok(_came) => self.read(buffer),
+            let first = &mut letters.0[0];
+            match self.results.get_encoded(&mut first.bytes, deadline, || false) {
+                Ok(came) => {
+                    first.came(came);
+                    self.read(letters);
+                }
                 Err(RawRefused::Timeout) if deadline.passed() => return Some(is_done()),
                 Err(RawRefused::Timeout | RawRefused::Stopped) => {}
                 Err(RawRefused::Failed(error)) => self.break_off(TaskError::failed(error)),
@@ -86,12 +85,12 @@ impl Owner {
     }
 
     /// Sleeps until there is news; whether it makes sense to look again.
-    fn follow(&self, is_done: &dyn Fn() -> bool, deadline: Deadline, own: bool) -> bool {
+    fn follow(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
         let mut hall = locked(&self.hall);
         self.followers.fetch_add(1, Relaxed);
         // Whoever leads looks for followers after each result, and after it has stopped leading.
         fence(Ordering::SeqCst);
-        if !own && self.own_leads.load(Relaxed) && !self.give_way.swap(true, Relaxed) {
+        if self.own_leads.load(Relaxed) && !self.give_way.swap(true, Relaxed) {
             self.nudge();
         }
         let mut again = true;
@@ -113,8 +112,9 @@ impl Owner {
     /// Tells followers that there is news, or nobody leads.
     fn hand_over(&self) {
         self.own_leads.store(false, Relaxed);
+        self.visits.fetch_add(1, Relaxed);
         fence(Ordering::SeqCst);
-        if self.followers.load(Relaxed) > 0 {
+        if self.followers.load(Relaxed) > 0 || self.stands_by.load(Relaxed) {
             drop(locked(&self.hall));
             self.news.notify_all();
         }
@@ -136,34 +136,107 @@ impl Owner {
 
     /// Reads results that are there, unless somebody leads.
     pub fn read_what_is_there(&self) {
-        if let Some(mut buffer) = self.try_lead() {
-            while let Ok(_came) = self.results.try_get_encoded(&mut buffer) {
-                self.read(&buffer);
+        if let Some(mut letters) = self.try_lead() {
+            while self.take_into(&mut letters.0[0]) {
+                self.read(&mut letters);
             }
-            drop(buffer);
+            drop(letters);
             self.hand_over();
         }
     }
 
-    /// Deals with a message.
-    fn read(&self, message: &[u8]) {
-        let Some(AnswerHead { word, ticket, nanos }) = AnswerHead::read(message) else { return };
-        let rest = &message[HEAD..];
+    /// Takes a message, if there is one.
+    fn take_into(&self, letter: &mut Letter) -> bool {
+        match self.results.try_get_encoded(&mut letter.bytes) {
+            Ok(came) => {
+                letter.came(came);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Deals with the first message, which was taken, and with those behind it, if they are there and tell of tasks.
+    fn read(&self, letters: &mut Letters) {
+        let mut count = 1;
+        while count < MOST && letters.0[count - 1].leaves().is_some() {
+            // Who waits for the only task waits for nothing else.
+            if self.crowd.load(Relaxed) <= count || !self.take_into(&mut letters.0[count]) {
+                break;
+            }
+            count += 1;
+        }
+        let letters = &mut letters.0[..count];
+        self.change(|ledger| {
+            for letter in &mut *letters {
+                if let (Some(head), Some(how)) = (letter.head, letter.leaves()) {
+                    letter.entry = ledger.take(head.ticket, how);
+                }
+            }
+        });
+        let mut rest = letters;
+        while !rest.is_empty() {
+            rest = match self.settle_run(rest) {
+                0 => {
+                    self.deal_with(&mut rest[0]);
+                    rest[0].clear();
+                    &mut rest[1..]
+                }
+                settled => &mut rest[settled..],
+            };
+        }
+        if self.feeding.load(Relaxed) > 0 {
+            self.feed();
+        }
+        fence(Ordering::SeqCst);
+        if self.followers.load(Relaxed) > 0 {
+            drop(locked(&self.hall));
+            self.news.notify_all();
+        }
+    }
+
+    /// Settles tasks of one sink together whose functions have returned, if there are two or more in front; how many.
+    fn settle_run(&self, letters: &mut [Letter]) -> usize {
+        let Some(sink) = letters[0].returned().map(|entry| &entry.sink) else { return 0 };
+        let joins = |entry: &Entry| Arc::ptr_eq(&entry.sink, sink) && sink.takes_run_of(entry);
+        let same = |letter: &&Letter| letter.returned().is_some_and(joins);
+        let count = letters.iter().take_while(same).count();
+        if count < 2 {
+            return 0;
+        }
+        if let Some(callback) = contained(|| sink.put_run(&letters[..count])).flatten() {
+            self.push_callback(callback);
+            self.news.notify_all();
+        }
+        for letter in &mut letters[..count] {
+            if let Some(entry) = letter.entry.take() {
+                self.leave(entry);
+            }
+            letter.clear();
+        }
+        count
+    }
+
+    /// Deals with a message, whose task has left the ledger.
+    fn deal_with(&self, letter: &mut Letter) {
+        let Some(AnswerHead { word, ticket, nanos }) = letter.head else { return };
+        let entry = letter.entry.take();
+        let rest = letter.rest();
+        let settle = |outcome| {
+            if let Some(entry) = entry {
+                self.settle(entry, outcome, nanos);
+            }
+        };
         match word {
-            Word::Returned => drop(self.resolve(ticket, Ok(rest), nanos)),
-            Word::Panicked => drop(self.resolve(ticket, Err(panicked(rest)), nanos)),
-            Word::Unsendable => drop(self.resolve(ticket, Err(unsendable(rest)), nanos)),
+            Word::Returned => settle(Ok(rest)),
+            Word::Panicked => settle(Err(panicked(rest))),
+            Word::Unsendable => settle(Err(unsendable(rest))),
             Word::Ready => locked(&self.ready).push(ticket.generation),
             Word::Hopeless => {
                 self.break_off(TaskError::Broken { reason: String::from_utf8_lossy(rest).into_owned() });
             }
             Word::Died => self.bury(ticket.generation),
             Word::Look => {}
-        }
-        fence(Ordering::SeqCst);
-        if self.followers.load(Relaxed) > 0 {
-            drop(locked(&self.hall));
-            self.news.notify_all();
         }
     }
 
@@ -195,17 +268,43 @@ impl Owner {
                     continue;
                 }
                 // Whoever wants a result reads it himself, if he comes at once.
-                hall = self.news.wait_timeout(hall, GRACE).unwrap_or_else(PoisonError::into_inner).0;
+                self.stand_by(hall);
+                continue;
             }
             drop(hall);
-            let is_called = || self.called.load(Acquire) > 0 || self.leave.load(Acquire);
-            let is_done = || is_called() || self.under_way() == 0;
-            if self.calling_back.load(Acquire) > 0 {
-                self.wait_for(&is_done, Deadline::NEVER, false);
-            } else {
-                self.wait_for(&is_done, Deadline::NEVER, true);
-            }
+            self.wait_until(&|| self.has_own_work() || self.under_way() == 0, Deadline::NEVER);
         }
+    }
+
+    /// Whether there is something besides results for the pool's own thread.
+    fn has_own_work(&self) -> bool {
+        self.called.load(Acquire) > 0 || self.leave.load(Acquire)
+    }
+
+    /// Leads until somebody comes who wants to, if nobody has for a while. While somebody leads it sleeps, and is no follower,
+    /// who would be woken for each result.
+    fn stand_by(&self, hall: MutexGuard<'_, Hall>) {
+        let visits = self.visits.load(Relaxed);
+        let (hall, _) = self.news.wait_timeout(hall, GRACE).unwrap_or_else(PoisonError::into_inner);
+        if self.has_own_work() || self.visits.load(Relaxed) != visits {
+            return;
+        }
+        if let Some(mut letters) = self.try_lead() {
+            drop(hall);
+            self.own_leads.store(true, Relaxed);
+            let is_done = || self.has_own_work() || self.under_way() == 0;
+            self.lead_until(&is_done, &mut letters, Deadline::NEVER, true);
+            drop(letters);
+            self.hand_over();
+            return;
+        }
+        self.stands_by.store(true, Relaxed);
+        // Whoever leads looks at it when he has stopped.
+        fence(Ordering::SeqCst);
+        if self.try_lead().is_none() {
+            drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
+        }
+        self.stands_by.store(false, Relaxed);
     }
 
     /// Ends the pool's own thread, when it has run all callbacks.

@@ -13,7 +13,7 @@ use super::Pool;
 use super::board::Ticket;
 use super::error::TaskError;
 use super::function::{self, Function};
-use super::ledger::{Call, Sink, Terms};
+use super::ledger::{Again, Call, Draft, Part, Sink, Terms};
 use super::owner::Owner;
 use crate::codec;
 use crate::sys::clock::Deadline;
@@ -62,7 +62,7 @@ struct Single<R> {
 }
 
 impl<R: Send + 'static> Sink for Single<R> {
-    fn put(&self, _: u32, outcome: Result<&[u8], TaskError>, _: u64) -> Option<Box<dyn FnOnce() + Send>> {
+    fn put(&self, _: Part, outcome: Result<&[u8], TaskError>, _: u64) -> Option<Box<dyn FnOnce() + Send>> {
         let outcome = outcome.and_then(self.decode);
         deliver(&self.cell, outcome)
     }
@@ -258,20 +258,23 @@ where
     /// As [`Pool::apply_async`].
     pub fn submit(self) -> Result<Task<R>, TaskError> {
         let function = function::of_task(self.function).map_err(TaskError::failed)?;
-        let call = Call { function, count: 1 };
+        let call = Call { function, count: 1, measured: false };
         let calls_back = self.on_done.is_some() || self.on_error.is_some();
         let callbacks = calls_back.then_some((self.on_done, self.on_error));
         let cell = Arc::new(Cell::new(callbacks));
         let sink: Arc<dyn Sink> = Arc::new(Single { cell: Arc::clone(&cell), decode: decode_result::<R> });
         let owner = self.pool.owner();
-        let mut terms = Terms { retries: self.retries, timeout: self.timeout, again: None, calls_back };
-        let ticket = if self.retries > 0 {
+        let (retries, timeout) = (self.retries, self.timeout);
+        let mut draft = Draft { call, sink: &sink, index: 0, calls_back, terms: None };
+        let ticket = if retries > 0 {
             let args = Arc::new(self.args);
             let once_more = Arc::clone(&args);
-            terms.again = Some(Arc::new(move |buffer| codec::append_last(&*once_more, buffer)));
-            owner.submit(call, |buffer| codec::append_last(&*args, buffer), &sink, 0, terms)?
+            let again: Again = Arc::new(move |buffer| codec::append_last(&*once_more, buffer));
+            draft.terms = Terms::unless_usual(retries, timeout, Some(again));
+            owner.submit(&mut draft, |buffer| codec::append_last(&*args, buffer))?
         } else {
-            owner.submit(call, |buffer| codec::append_last(&self.args, buffer), &sink, 0, terms)?
+            draft.terms = Terms::unless_usual(retries, timeout, None);
+            owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?
         };
         Ok(Task { owner: Arc::clone(owner), cell, ticket: Some(ticket) })
     }
