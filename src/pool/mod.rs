@@ -223,7 +223,9 @@ impl Pool {
         self.mapping().imap_unordered(function, items)
     }
 
-    /// Takes no more tasks; what was submitted is done. Python: `close()`.
+    /// Takes no more tasks; what was submitted is done. Whoever still waits to submit one gets [`TaskError::Closed`].
+    ///
+    /// Python: `close()`.
     pub fn close(&self) {
         self.owner.close();
     }

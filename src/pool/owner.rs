@@ -321,6 +321,8 @@ impl Owner {
             }
         }
         locked(&self.ledger).shut();
+        // Whoever waits for a slot gets none any more.
+        self.look_again();
     }
 
     /// Takes no more tasks, and gives those up that there are.
