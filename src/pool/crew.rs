@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::audit::PERIOD;
 use super::board::MAX_SERIAL;
 use super::error::TaskError;
 use super::owner::{Ending, Owner, State};
@@ -133,6 +134,7 @@ impl Crew {
             self.note_ready();
             self.end_what_runs_too_long();
             self.bury_the_dead();
+            self.look_after_tasks();
             if self.wants_workers() {
                 self.replace();
             }
@@ -146,7 +148,7 @@ impl Crew {
     fn is_over(&self) -> bool {
         let ended = match self.owner.state() {
             State::Open => false,
-            State::Closed => self.owner.board.is_stopping(),
+            State::Closed => self.owner.is_stopping(),
             State::Terminated => true,
         };
         ended && self.roster().members.is_empty()
@@ -158,7 +160,7 @@ impl Crew {
             State::Closed => self.owner.under_way() > 0,
             State::Terminated => false,
         };
-        open && !self.owner.is_broken() && !self.owner.board.is_stopping() && !is_exiting()
+        open && !self.owner.is_broken() && !self.owner.is_stopping() && !is_exiting()
     }
 
     fn replace(&self) {
@@ -223,13 +225,25 @@ impl Crew {
     /// When somebody may have run too long.
     fn next_look(&self) -> Deadline {
         match self.owner.shortest_limit() {
+            None if self.owner.is_stopping() => Deadline::after(PERIOD),
             None => Deadline::NEVER,
             Some(limit) => Deadline::after(limit.min(Duration::from_millis(100)).max(Duration::from_millis(1)) / 4),
         }
     }
 
+    /// Finds tasks that wrong bytes keep from ending.
+    fn look_after_tasks(&self) {
+        self.owner.say_again();
+        let workers: Vec<_> = self.roster().members.iter().map(|member| (member.serial, member.row)).collect();
+        for serial in self.owner.look_after_tasks(&workers) {
+            if let Some(member) = self.roster().members.iter().find(|member| member.serial == serial) {
+                let _ = member.process.kill();
+            }
+        }
+    }
+
     fn end_what_runs_too_long(&self) {
-        if !self.owner.board.is_timed() {
+        if !self.owner.is_timed() {
             return;
         }
         for member in &self.roster().members {

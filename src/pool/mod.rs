@@ -19,6 +19,7 @@
 //! place at once. What it had sent counts. Nothing else is lost and nobody waits for ever, whenever it dies: while it takes
 //! a task, runs it, sends the result, or idles. If the owner of the pool dies, the workers are killed.
 
+mod audit;
 mod batch;
 mod board;
 mod builder;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use super::audit::{Audit, Said};
 use super::board::{Board, Ticket};
 use super::error::TaskError;
 use super::guard::{contained, guarded};
@@ -65,6 +66,9 @@ pub(super) struct Owner {
     pub(super) calling_back: AtomicUsize,
     pub(super) own_sleeps: AtomicBool,
     pub(super) state: Mutex<(State, Option<TaskError>)>,
+    /// What was said on the board, which others can write.
+    pub(super) said: Said,
+    pub(super) audit: Mutex<Audit>,
     pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
     pub(super) again: Mutex<Vec<Ticket>>,
@@ -107,6 +111,8 @@ impl Owner {
             calling_back: AtomicUsize::new(0),
             own_sleeps: AtomicBool::new(false),
             state: Mutex::new((State::Open, None)),
+            said: Said::default(),
+            audit: Mutex::default(),
             endings: Mutex::default(),
             again: Mutex::default(),
             ready: Mutex::default(),
@@ -149,7 +155,7 @@ impl Owner {
             let (calls_back, timed) = (terms.calls_back, terms.timeout.is_some());
             if timed {
                 // Before the task can be begun.
-                self.board.set_timed();
+                self.set_timed();
             }
             let entry = Entry { generation: 0, call, sink: Arc::clone(sink), index, terms };
             let entered = encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(entry));
@@ -288,6 +294,7 @@ impl Owner {
             }
             state.1 = Some(why.clone());
         }
+        self.said.ending.store(true, Release);
         locked(&self.ledger).shut();
         self.fail_all(&why);
         self.bell.ring();
@@ -328,8 +335,9 @@ impl Owner {
     /// Takes no more tasks, and gives those up that there are.
     pub fn terminate(&self) {
         locked(&self.state).0 = State::Terminated;
+        self.said.ending.store(true, Release);
         locked(&self.ledger).shut();
-        self.board.stop();
+        self.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
         self.results.wake_all();
@@ -339,7 +347,7 @@ impl Owner {
 
     /// Workers end when they have nothing to do.
     pub fn stop_workers(&self) {
-        self.board.stop();
+        self.stop();
         self.tasks.wake_all();
         self.bell.ring();
     }
@@ -383,7 +391,7 @@ impl Owner {
 
     /// The shortest time that a task under way may run.
     pub fn shortest_limit(&self) -> Option<Duration> {
-        if !self.board.is_timed() {
+        if !self.is_timed() {
             return None;
         }
         let ledger = locked(&self.ledger);

@@ -11,6 +11,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
+use super::audit::PERIOD;
 use super::error::TaskError;
 use super::guard::contained;
 use super::message::{AnswerHead, HEAD, Word};
@@ -76,7 +77,7 @@ impl Owner {
             if own && self.give_way.swap(false, Relaxed) {
                 return None;
             }
-            match self.results.get_encoded(buffer, deadline, || false) {
+            match self.results.get_encoded(buffer, deadline, || self.is_ending() && is_done()) {
                 Ok(_came) => self.read(buffer),
                 Err(RawRefused::Timeout) if deadline.passed() => return Some(is_done()),
                 Err(RawRefused::Timeout | RawRefused::Stopped) => {}
@@ -200,10 +201,10 @@ impl Owner {
             drop(hall);
             let is_called = || self.called.load(Acquire) > 0 || self.leave.load(Acquire);
             let is_done = || is_called() || self.under_way() == 0;
-            if self.calling_back.load(Acquire) > 0 {
-                self.wait_for(&is_done, Deadline::NEVER, false);
-            } else {
-                self.wait_for(&is_done, Deadline::NEVER, true);
+            let own = self.calling_back.load(Acquire) == 0;
+            if !self.wait_for(&is_done, Deadline::after(PERIOD), own) {
+                // Tasks have been under way for long: whoever looks after the workers looks after them, too.
+                self.bell.ring();
             }
         }
     }
