@@ -47,7 +47,7 @@ fn alone() -> (MutexGuard<'static, ()>, Watchdog) {
     (ALONE.lock().unwrap_or_else(|e| e.into_inner()), watchdog(Duration::from_secs(120)))
 }
 
-/// The first words of the directory's entry of an object: its state with a generation, and where its memory is.
+/// An object: its number, its generation, and where its memory is.
 type Found = (u64, u64, u64);
 
 fn word_at(file: &File, at: u64) -> u64 {
@@ -64,9 +64,9 @@ fn objects(segment: &Segment, file: &File) -> BTreeMap<Found, (String, u64)> {
         let (kind, _) = rest.split_once(", ")?;
         let index: u64 = index.parse().ok()?;
         let entry = word_at(file, 88) + 512 * index;
-        let (state, memory) = (word_at(file, entry), word_at(file, entry + 8));
+        let (generation, memory) = (word_at(file, entry) >> 32, word_at(file, entry + 8));
         let begin = word_at(file, 96) + PAGE * (memory >> 32);
-        matches!(kind, "queue" | "array").then_some(((index, state, memory), (kind.to_owned(), begin)))
+        matches!(kind, "queue" | "array").then_some(((index, generation, memory), (kind.to_owned(), begin)))
     };
     text.lines().filter_map(object).collect()
 }

@@ -73,10 +73,11 @@ pub(super) enum Ended {
 pub(crate) enum Flow {
     /// Everything that was put was taken and is done with. The same place twice means that nothing came in between.
     AtRest(Cursor),
-    /// A message can be taken, or somebody is writing or reading the oldest.
+    /// A message can be taken.
     Open,
-    /// There are messages (so many), none can be taken, and nobody is at it: a moment of its users, or wrong bytes.
-    Stuck(usize),
+    /// There are messages, none can be taken, and the oldest, at this place, is being written or read by this process. If it is
+    /// none, or if the same is said for long, that is no moment of a process but wrong bytes.
+    Held(Cursor, Option<u32>),
 }
 
 /// One direction of messages, open in this process.

@@ -12,7 +12,9 @@
 //! 4. Any other word: it is wrong.
 //! 5. A task that was begun longer ago than it may run: the worker's own note about it is wrong, so its worker is killed.
 //!
-//! Not found is a word that says of a living process that it is writing or reading: it could be stopped. Then
+//! 6. A message that is being written or read all the time, by this process, by a worker that rests, or by nobody.
+//!
+//! Not found is what says of a worker that it is at it while it does not rest: it could be stopped. Then
 //! [`terminate`](super::Pool::terminate) ends the tasks.
 
 use std::collections::HashMap;
@@ -55,6 +57,15 @@ pub(super) struct Audit {
     /// How each queue stood, and at how many looks in a row.
     ways: [(Option<Flow>, u32); 2],
     seen: HashMap<u64, Seen>,
+    workers: Vec<Worker>,
+}
+
+/// A worker that lives.
+#[derive(Clone, Copy)]
+pub(super) struct Worker {
+    pub serial: u64,
+    pub row: usize,
+    pub pid: u32,
 }
 
 /// A task as it was seen.
@@ -109,10 +120,11 @@ impl Owner {
         }
     }
 
-    /// Looks whether the tasks under way are, if the last look is long enough ago. `workers` are those that live, by number and
-    /// row; those are given back that are to be killed.
-    pub(super) fn look_after_tasks(&self, workers: &[(u64, usize)]) -> Vec<u64> {
+    /// Looks whether the tasks under way are, if the last look is long enough ago. `workers` are those that live; the numbers
+    /// of those are given back that are to be killed.
+    pub(super) fn look_after_tasks(&self, workers: Vec<Worker>) -> Vec<u64> {
         let mut audit = locked(&self.audit);
+        audit.workers = workers;
         if self.is_ending() || !self.look_at_queues(&mut audit) {
             return Vec::new();
         }
@@ -134,8 +146,8 @@ impl Owner {
             let standing = self.board.standing(ticket);
             let doubted = match standing {
                 Standing::Queued => lost,
-                Standing::Begun(worker) => match workers.iter().find(|(serial, _)| *serial == worker) {
-                    Some((_, row)) => read && self.board.is_resting(*row),
+                Standing::Begun(worker) => match audit.workers.iter().find(|other| other.serial == worker) {
+                    Some(Worker { row, .. }) => read && self.board.is_resting(*row),
                     None => true,
                 },
                 Standing::Wrong(_) => true,
@@ -178,9 +190,11 @@ impl Owner {
             };
             let count = if way.0 == Some(flow) { way.1.saturating_add(1) } else { 1 };
             *way = (Some(flow), count);
-            if matches!(flow, Flow::Stuck(_)) && count >= LOOKS {
-                let error = Error::corrupt("pool", "queue", "full of what cannot be taken", "messages");
-                self.break_off(TaskError::failed(error));
+            let Flow::Held(place, pid) = flow else { continue };
+            let by = pid.and_then(|pid| audit.workers.iter().find(|worker| worker.pid == pid));
+            if count >= LOOKS && by.is_none_or(|worker| self.board.is_resting(worker.row)) {
+                let found = format!("held by process {pid:?} at {place:?}");
+                self.break_off(TaskError::failed(Error::corrupt("pool", "queue", found, "a process that is at it")));
                 return false;
             }
         }

@@ -256,6 +256,16 @@ impl Owner {
         cancelled
     }
 
+    /// Takes all tasks out that no worker has begun; how many.
+    pub fn cancel_all(&self) -> usize {
+        let tickets = locked(&self.ledger).tickets();
+        let is_out =
+            |ticket: &Ticket| self.board.cancel(*ticket) && self.resolve(*ticket, Err(TaskError::Cancelled), 0);
+        let count = tickets.into_iter().filter(is_out).count();
+        self.look_again();
+        count
+    }
+
     /// Lets a task leave with this outcome, unless it has left; whether it does.
     pub(super) fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
         let Some(entry) = locked(&self.ledger).take(ticket) else { return false };

@@ -149,8 +149,11 @@ impl Mailbox {
         if let Some(place) = ring.at_rest()? {
             return Ok(Flow::AtRest(place));
         }
-        let open = ring.has_item() || ring.blocker().is_some();
-        Ok(if open { Flow::Open } else { Flow::Stuck(ring.len()) })
+        if ring.has_item() {
+            return Ok(Flow::Open);
+        }
+        let holder = ring.blocker().and_then(|lane| self.object.segment().lane_holder(lane));
+        Ok(Flow::Held(ring.place_to_take(), holder.map(|holder| holder.pid)))
     }
 
     /// Notes where the calling thread runs; where the next message is expected from.
