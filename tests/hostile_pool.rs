@@ -345,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn a_pool_can_be_ended_whatever_is_written_into_its_queues(
+    fn tasks_end_and_so_does_the_pool_whatever_is_written_into_its_queues(
         words in prop::collection::vec((place(), word()), 1..30), later in prop::collection::vec((place(), word()), 0..5),
     ) {
         let _alone = alone();
@@ -357,6 +357,9 @@ proptest! {
         later.iter().for_each(|(place, word)| victim.write(victim.place(*place), *word));
         let (left, failed) = look(tasks);
         println!("{} left, {failed} failed, {:?}", left.len(), victim.pool.stats());
+        // Words that say of a worker at work that it is writing are believed; there are few of them.
+        static LEFT: AtomicUsize = AtomicUsize::new(0);
+        assert!(LEFT.fetch_add(left.len(), SeqCst) + left.len() <= 8, "{left:?}");
         victim.end();
         for (_, mut task) in left {
             let outcome = task.get_timeout(LONG);

@@ -73,8 +73,8 @@ pub(super) enum Ended {
 pub(crate) enum Flow {
     /// Everything that was put was taken and is done with. The same place twice means that nothing came in between.
     AtRest(Cursor),
-    /// A message can be taken.
-    Open,
+    /// A message can be taken; at which place the next one will be.
+    Open(Cursor),
     /// There are messages, none can be taken, and the oldest, at this place, is being written or read by this process. If it is
     /// none, or if the same is said for long, that is no moment of a process but wrong bytes.
     Held(Cursor, Option<u32>),

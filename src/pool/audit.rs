@@ -2,36 +2,36 @@
 //!
 //! What a death does is known from the death. Wrong bytes tell nobody: a slot's word that fits no state, a message that is
 //! not in its queue any more. So while tasks are under way for long, the thread that looks after the workers compares, every
-//! [`PERIOD`], what the ledger knows with what the board and the queues say. What does not fit for [`LOOKS`] looks in a row is an
-//! error of its task; what concerns all tasks breaks the pool off. Nothing of this is on the way of a task that is done soon.
+//! [`PERIOD`], what the ledger knows with what the board and the queues say. What does not fit at [`LOOKS`] looks is an error of its
+//! task; what concerns all tasks breaks the pool off. Nothing of this is on the way of a task that is done soon.
 //!
-//! 1. A task that is queued while the queue of tasks is at rest, at the same place all the time: its message is lost.
+//! 1. A task that is queued while the queue of tasks is at rest: its message is lost. A message is in the queue until its task is
+//!    begun.
 //! 2. A task that was begun by a worker that is not there: the dead were buried before.
-//! 3. A task that was begun by a worker which says that it rests, while the queue of results is at rest, at the same place all
-//!    the time: its result is lost.
+//! 3. A task that was begun by a worker which says that it rests, while the queue of results is at rest: its result is lost.
 //! 4. Any other word: it is wrong.
 //! 5. A task that was begun longer ago than it may run: the worker's own note about it is wrong, so its worker is killed.
-//!
 //! 6. A message that is being written or read all the time, by this process, by a worker that rests, or by nobody.
+//! 7. A message that could be taken all the time, while somebody looks for one and finds none.
 //!
 //! Not found is what says of a worker that it is at it while it does not rest: it could be stopped. Then
 //! [`terminate`](super::Pool::terminate) ends the tasks.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use super::board::{Standing, Ticket};
 use super::error::TaskError;
 use super::owner::{Owner, locked};
-use crate::channel::Flow;
+use crate::channel::{Flow, Queue};
 use crate::error::Error;
 use crate::sys::clock::now_ns;
 
 /// Between two looks.
 pub(super) const PERIOD: Duration = Duration::from_millis(500);
-/// So many looks in a row are certain.
+/// After so many looks it is certain.
 const LOOKS: u32 = 3;
 
 /// What the owner has said on the board, and others may have written over.
@@ -41,6 +41,8 @@ pub(super) struct Said {
     timed: AtomicBool,
     /// Not on the board: no task is done any more.
     pub ending: AtomicBool,
+    /// How often whoever leads has found no result.
+    waits: AtomicU64,
 }
 
 /// One of a pool's queues.
@@ -56,6 +58,9 @@ pub(super) struct Audit {
     last_ns: u64,
     /// How each queue stood, and at how many looks in a row.
     ways: [(Option<Flow>, u32); 2],
+    /// What its takers said that find nothing: each worker that rests, whoever leads.
+    rests: Vec<(u64, u32)>,
+    waits: u64,
     seen: HashMap<u64, Seen>,
     workers: Vec<Worker>,
 }
@@ -104,6 +109,15 @@ impl Owner {
         self.said.ending.load(Acquire)
     }
 
+    /// Whoever leads has found no result. Whether no task is done any more.
+    #[inline]
+    pub(super) fn waits_on(&self) -> bool {
+        // Only whoever leads changes it.
+        let waits = &self.said.waits;
+        waits.store(waits.load(Relaxed) + 1, Relaxed);
+        self.is_ending()
+    }
+
     /// Says once more what the board does not say any more. If it says what was not said, workers end that are not to.
     pub(super) fn say_again(&self) {
         let says = self.board.is_stopping();
@@ -135,7 +149,7 @@ impl Owner {
             ledger.tickets().into_iter().map(|ticket| (ticket, limit(ticket))).collect()
         };
         let again = locked(&self.again).clone();
-        let at_rest = |way: Way| matches!(audit.ways[way as usize], (Some(Flow::AtRest(_)), 2..));
+        let at_rest = |way: Way| matches!(audit.ways[way as usize].0, Some(Flow::AtRest(_)));
         let (lost, read) = (at_rest(Way::Tasks), at_rest(Way::Results));
         let before = std::mem::take(&mut audit.seen);
         let (mut wrong, mut late) = (Vec::new(), Vec::new());
@@ -145,17 +159,23 @@ impl Owner {
             }
             let standing = self.board.standing(ticket);
             let doubted = match standing {
-                Standing::Queued => lost,
+                Standing::Queued => lost.then_some(true),
                 Standing::Begun(worker) => match audit.workers.iter().find(|other| other.serial == worker) {
-                    Some(Worker { row, .. }) => read && self.board.is_resting(*row),
-                    None => true,
+                    Some(Worker { row, .. }) if self.board.rests(*row).is_some() => read.then_some(true),
+                    Some(_) => Some(false),
+                    None => Some(true),
                 },
-                Standing::Wrong(_) => true,
+                Standing::Wrong(_) => Some(true),
             };
             let first = Seen { standing, since_ns: now, doubts: 0 };
             let mut seen =
                 before.get(&ticket.generation).copied().filter(|seen| seen.standing == standing).unwrap_or(first);
-            seen.doubts = if doubted { seen.doubts + 1 } else { 0 };
+            match doubted {
+                Some(true) => seen.doubts += 1,
+                Some(false) => seen.doubts = 0,
+                // What was put since the last look hides it.
+                None => {}
+            }
             if seen.doubts >= LOOKS {
                 wrong.push((ticket, standing));
                 continue;
@@ -180,25 +200,51 @@ impl Owner {
             return false;
         }
         audit.last_ns = now;
-        for (queue, way) in [&self.tasks, &self.results].into_iter().zip(&mut audit.ways) {
-            let flow = match queue.flow() {
+        let in_vain = self.look_in_vain(audit);
+        for which in [Way::Tasks, Way::Results] {
+            let way = &mut audit.ways[which as usize];
+            let flow = match self.queue(which).flow() {
                 Ok(flow) => flow,
                 Err(error) => {
                     self.break_off(TaskError::failed(error));
                     return false;
                 }
             };
-            let count = if way.0 == Some(flow) { way.1.saturating_add(1) } else { 1 };
+            let same = way.0 == Some(flow) && (!matches!(flow, Flow::Open(_)) || in_vain[which as usize]);
+            let count = if same { way.1.saturating_add(1) } else { 1 };
             *way = (Some(flow), count);
-            let Flow::Held(place, pid) = flow else { continue };
-            let by = pid.and_then(|pid| audit.workers.iter().find(|worker| worker.pid == pid));
-            if count >= LOOKS && by.is_none_or(|worker| self.board.is_resting(worker.row)) {
-                let found = format!("held by process {pid:?} at {place:?}");
-                self.break_off(TaskError::failed(Error::corrupt("pool", "queue", found, "a process that is at it")));
+            let is_wrong = match flow {
+                Flow::AtRest(_) => false,
+                Flow::Open(_) => true,
+                Flow::Held(_, pid) => {
+                    let by = pid.and_then(|pid| audit.workers.iter().find(|worker| worker.pid == pid));
+                    by.is_none_or(|worker| self.board.rests(worker.row).is_some())
+                }
+            };
+            if is_wrong && count >= LOOKS {
+                let error = Error::corrupt("pool", "queue", format!("{flow:?}"), "one from which somebody takes");
+                self.break_off(TaskError::failed(error));
                 return false;
             }
         }
         true
+    }
+
+    fn queue(&self, way: Way) -> &Queue<Vec<u8>> {
+        match way {
+            Way::Tasks => &self.tasks,
+            Way::Results => &self.results,
+        }
+    }
+
+    /// Of each queue, whether somebody has looked into it since the last look, and has found nothing.
+    fn look_in_vain(&self, audit: &mut Audit) -> [bool; 2] {
+        let rests = audit.workers.iter().filter_map(|worker| Some((worker.serial, self.board.rests(worker.row)?)));
+        let before = std::mem::replace(&mut audit.rests, rests.collect());
+        let went_on = |(serial, times): &(u64, u32)| before.iter().any(|(other, then)| other == serial && times > then);
+        let tasks = audit.rests.iter().any(went_on);
+        let waits = self.said.waits.load(Relaxed);
+        [tasks, std::mem::replace(&mut audit.waits, waits) != waits]
     }
 
     /// Whether everything in a queue was taken, and nothing came since the looks before.

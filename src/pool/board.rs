@@ -36,8 +36,8 @@ const STOPPING: u64 = 1;
 const TIMED: u64 = 2;
 
 const ROWS_AT: usize = 8;
-/// In place of a slot's number.
-const RESTING: u64 = u64::MAX;
+/// In place of a slot's number, with a count in the lower half.
+const RESTING: u64 = 0xffff_ffff << 32;
 
 /// The words, open in this process.
 #[derive(Clone)]
@@ -188,16 +188,17 @@ impl Board {
         }
     }
 
-    /// The worker of a row has had nothing to do for a while.
-    pub fn rest(&self, row: usize) {
+    /// The worker of a row has had nothing to do for a while, and has said so this many times.
+    pub fn rest(&self, row: usize, times: u32) {
         if let Some(what) = self.word(ROWS_AT + 2 * row) {
-            what.store(RESTING);
+            what.store(RESTING | u64::from(times));
         }
     }
 
-    /// Whether the worker of a row says that it has nothing to do.
-    pub fn is_resting(&self, row: usize) -> bool {
-        self.word(ROWS_AT + 2 * row).is_some_and(|what| what.load() == RESTING)
+    /// How many times the worker of a row has said that it has nothing to do, if that is what it says.
+    pub fn rests(&self, row: usize) -> Option<u32> {
+        let word = self.word(ROWS_AT + 2 * row)?.load();
+        (word & !u64::from(u32::MAX) == RESTING).then_some(word as u32)
     }
 
     /// The worker of a row notes which slot's task it has begun, and when.

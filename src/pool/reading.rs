@@ -77,7 +77,7 @@ impl Owner {
             if own && self.give_way.swap(false, Relaxed) {
                 return None;
             }
-            match self.results.get_encoded(buffer, deadline, || self.is_ending() && is_done()) {
+            match self.results.get_encoded(buffer, deadline, || self.waits_on() && is_done()) {
                 Ok(_came) => self.read(buffer),
                 Err(RawRefused::Timeout) if deadline.passed() => return Some(is_done()),
                 Err(RawRefused::Timeout | RawRefused::Stopped) => {}

@@ -202,12 +202,14 @@ impl Worker {
 struct Rest {
     looks: Cell<u32>,
     since: Cell<u64>,
-    is_noted: Cell<bool>,
+    /// How often that was noted.
+    noted: Cell<u32>,
 }
 
 impl Rest {
-    /// Between looks at the clock; behind the spin, there is a look every 64 ms at least.
-    const LOOKS: u32 = 8;
+    /// Between looks at the clock; behind the spin, there is a look every 64 ms at least, and so a note in every period of the
+    /// owner's audit.
+    const LOOKS: u32 = 4;
     const LONG_NS: u64 = 100_000_000;
 
     fn goes_on(&self, board: &Board, row: usize) {
@@ -219,8 +221,9 @@ impl Rest {
         match self.since.get() {
             0 => self.since.set(now),
             since if now.saturating_sub(since) > Self::LONG_NS => {
-                board.rest(row);
-                self.is_noted.set(true);
+                let times = self.noted.get().wrapping_add(1).max(1);
+                board.rest(row, times);
+                self.noted.set(times);
             }
             _ => {}
         }
@@ -229,7 +232,7 @@ impl Rest {
     #[inline]
     fn end(&self, board: &Board, row: usize) {
         self.since.set(0);
-        if self.is_noted.take() {
+        if self.noted.take() != 0 {
             board.clear(row);
         }
     }

@@ -150,7 +150,7 @@ impl Mailbox {
             return Ok(Flow::AtRest(place));
         }
         if ring.has_item() {
-            return Ok(Flow::Open);
+            return Ok(Flow::Open(ring.place_to_take()));
         }
         let holder = ring.blocker().and_then(|lane| self.object.segment().lane_holder(lane));
         Ok(Flow::Held(ring.place_to_take(), holder.map(|holder| holder.pid)))
