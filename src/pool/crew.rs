@@ -225,7 +225,7 @@ impl Crew {
     /// When somebody may have run too long.
     fn next_look(&self) -> Deadline {
         match self.owner.shortest_limit() {
-            None if self.owner.is_stopping() => Deadline::after(PERIOD),
+            None if self.owner.is_stopping() || self.owner.under_way() > 0 => Deadline::after(PERIOD),
             None => Deadline::NEVER,
             Some(limit) => Deadline::after(limit.min(Duration::from_millis(100)).max(Duration::from_millis(1)) / 4),
         }

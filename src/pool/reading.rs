@@ -172,6 +172,7 @@ impl Owner {
     pub fn serve(&self) {
         // Nobody else sets it.
         let _ = self.own.set(thread::current().id());
+        let mut look = Deadline::after(PERIOD);
         loop {
             let mut hall = locked(&self.hall);
             if let Some(callback) = hall.pop_front() {
@@ -193,6 +194,7 @@ impl Owner {
                         drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
                     }
                     self.own_sleeps.store(false, Relaxed);
+                    look = Deadline::after(PERIOD);
                     continue;
                 }
                 // Whoever wants a result reads it himself, if he comes at once.
@@ -202,9 +204,11 @@ impl Owner {
             let is_called = || self.called.load(Acquire) > 0 || self.leave.load(Acquire);
             let is_done = || is_called() || self.under_way() == 0;
             let own = self.calling_back.load(Acquire) == 0;
-            if !self.wait_for(&is_done, Deadline::after(PERIOD), own) {
+            self.wait_for(&is_done, look, own);
+            if look.passed() {
                 // Tasks have been under way for long: whoever looks after the workers looks after them, too.
                 self.bell.ring();
+                look = Deadline::after(PERIOD);
             }
         }
     }
