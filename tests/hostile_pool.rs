@@ -320,7 +320,7 @@ impl Victim {
     }
 }
 
-const CASES: u32 = if cfg!(debug_assertions) { 12 } else { 60 };
+const CASES: u32 = if cfg!(debug_assertions) { 12 } else { 30 };
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
