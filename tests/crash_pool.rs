@@ -14,6 +14,8 @@ use support::random::Random;
 use support::{stopped, watchdog};
 
 const TASKS: u64 = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
+/// Runs of so many tasks, each with kills at other moments.
+const RUNS: u64 = if cfg!(debug_assertions) { 6 } else { 10 };
 
 /// One test at a time: the moments of each are to be its own.
 fn alone() -> (std::sync::MutexGuard<'static, ()>, impl Sized) {
@@ -104,7 +106,7 @@ impl Account {
 fn every_task_ends_once_whoever_is_killed() {
     let _alone = alone();
     let mut died = 0;
-    for seed in 1..=3 {
+    for seed in 1..=RUNS {
         let pool = Pool::new(4).unwrap();
         let mut account = Account::default();
         with_killer(&pool, seed, || {

@@ -12,7 +12,7 @@ use super::plain::Target;
 use super::record::{BLOCK, BLOCK_PAYLOAD, HANDLE_BYTES, Handle, Head, INLINE, RECORD_HEAD, Record, block_payload};
 use super::stats::{Traffic, look_every};
 use crate::error::{Error, ErrorKind};
-use crate::ring::{Claim, ClaimError, Corrupt, Ring, RingCache, TakeError, Taken};
+use crate::ring::{Claim, ClaimError, Corrupt, Cursor, Ring, RingCache, TakeError, Taken};
 use crate::segment::{Arrived, Holder, Object, Pinned, PinnedBytes, PinnedRing, Run, ShmSlice};
 use crate::sync::{Lane, Pace, WaitBlock};
 use crate::sys::atomic::Ordering::Relaxed;
@@ -66,6 +66,18 @@ pub(super) enum Ended {
     Stopped,
     /// The segment failed.
     Failed(Error),
+}
+
+/// How a mailbox stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Everything that was put was taken and is done with. The same place twice means that nothing came in between.
+    AtRest(Cursor),
+    /// A message can be taken; at which place the next one will be.
+    Open(Cursor),
+    /// There are messages, none can be taken, and the oldest, at this place, is being written or read by this process. If it is
+    /// none, or if the same is said for long, that is no moment of a process but wrong bytes.
+    Held(Cursor, Option<u32>),
 }
 
 /// One direction of messages, open in this process.

@@ -37,6 +37,7 @@ pub use iter::{Iter, TryIter};
 pub use joinable::JoinableQueue;
 pub use lease::{DeadLetters, Lease};
 pub use loan::{Loan, Message};
+pub(crate) use mailbox::Flow;
 pub use one_way::{Never, Receiver, Sender, pipe_oneway};
 pub use pipe::{Connection, pipe, pipe_in};
 pub use pipe_builder::PipeBuilder;

@@ -1,6 +1,7 @@
 //! A queue of messages whose types only their senders and takers know: the layer above says what is in the bytes.
 
-use super::mailbox::{Ended, News, Refused};
+use super::layout::corrupt;
+use super::mailbox::{Ended, Flow, News, Refused};
 use super::plain::Target;
 use super::queue::Queue;
 use crate::error::Error;
@@ -108,6 +109,14 @@ impl Queue<Vec<u8>> {
             Err(Refused::NotNow) => Err(RawRefused::Timeout),
             Err(Refused::Failed(e)) => Err(RawRefused::Failed(e)),
         }
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub(crate) fn flow(&self) -> Result<Flow, Error> {
+        self.inner.mailbox.flow().map_err(corrupt)
     }
 
     /// Makes everybody look again whether to stop waiting, in this process and in others.

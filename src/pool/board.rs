@@ -7,6 +7,9 @@
 //! ```text
 //! slot: generation:40 | worker:21 | state:3
 //! ```
+//!
+//! Each worker has a row of two words. What it has begun, as slot + 1, and when; written only while there are time limits. Or, in
+//! the first, that it has had nothing to do for a while.
 
 use crate::error::Error;
 use crate::segment::Segment;
@@ -33,6 +36,8 @@ const STOPPING: u64 = 1;
 const TIMED: u64 = 2;
 
 const ROWS_AT: usize = 8;
+/// In place of a slot's number, with a count in the lower half.
+const RESTING: u64 = 0xffff_ffff << 32;
 
 /// The words, open in this process.
 #[derive(Clone)]
@@ -53,6 +58,16 @@ pub(super) struct Ticket {
 pub(super) enum Held {
     Running,
     Expired,
+}
+
+/// What a slot's word says of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Queued,
+    /// By this worker, which may be dead.
+    Begun(u64),
+    /// Nothing that fits.
+    Wrong(u64),
 }
 
 impl Ticket {
@@ -160,6 +175,30 @@ impl Board {
             return Some(Held::Expired);
         }
         (has(RUNNING) || has(OVER)).then_some(Held::Running)
+    }
+
+    /// What the board says of a task.
+    pub fn standing(&self, ticket: Ticket) -> Standing {
+        let Some(word) = self.slot(ticket.slot).map(|word| word.load()) else { return Standing::Wrong(0) };
+        let worker = word >> 3 & MAX_SERIAL;
+        match word & 7 {
+            QUEUED if word == ticket.word(0, QUEUED) => Standing::Queued,
+            state @ (RUNNING | OVER | EXPIRED) if word == ticket.word(worker, state) => Standing::Begun(worker),
+            _ => Standing::Wrong(word),
+        }
+    }
+
+    /// The worker of a row has had nothing to do for a while, and has said so this many times.
+    pub fn rest(&self, row: usize, times: u32) {
+        if let Some(what) = self.word(ROWS_AT + 2 * row) {
+            what.store(RESTING | u64::from(times));
+        }
+    }
+
+    /// How many times the worker of a row has said that it has nothing to do, if that is what it says.
+    pub fn rests(&self, row: usize) -> Option<u32> {
+        let word = self.word(ROWS_AT + 2 * row)?.load();
+        (word & !u64::from(u32::MAX) == RESTING).then_some(word as u32)
     }
 
     /// The worker of a row notes which slot's task it has begun, and when.

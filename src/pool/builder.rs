@@ -163,7 +163,7 @@ impl PoolBuilder {
             Arc::new(Crew::new(Arc::clone(&owner), (start, self.method), name, size, self.max_tasks.unwrap_or(0)));
         if let Err(error) = crew.fill() {
             owner.terminate();
-            crew.kill_all();
+            crew.end_all(true);
             return Err(error);
         }
         let pool = Pool { owner, crew, size, retries: self.retries, timeout: self.timeout };

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::audit::{PERIOD, Worker};
 use super::board::MAX_SERIAL;
 use super::error::TaskError;
 use super::owner::{Ending, Owner, State};
@@ -133,6 +134,7 @@ impl Crew {
             self.note_ready();
             self.end_what_runs_too_long();
             self.bury_the_dead();
+            self.look_after_tasks();
             if self.wants_workers() {
                 self.replace();
             }
@@ -146,7 +148,7 @@ impl Crew {
     fn is_over(&self) -> bool {
         let ended = match self.owner.state() {
             State::Open => false,
-            State::Closed => self.owner.board.is_stopping(),
+            State::Closed => self.owner.is_stopping(),
             State::Terminated => true,
         };
         ended && self.roster().members.is_empty()
@@ -158,7 +160,7 @@ impl Crew {
             State::Closed => self.owner.under_way() > 0,
             State::Terminated => false,
         };
-        open && !self.owner.is_broken() && !self.owner.board.is_stopping() && !is_exiting()
+        open && !self.owner.is_broken() && !self.owner.is_stopping() && !is_exiting()
     }
 
     fn replace(&self) {
@@ -223,13 +225,26 @@ impl Crew {
     /// When somebody may have run too long.
     fn next_look(&self) -> Deadline {
         match self.owner.shortest_limit() {
+            None if self.owner.is_stopping() || self.owner.under_way() > 0 => Deadline::after(PERIOD),
             None => Deadline::NEVER,
             Some(limit) => Deadline::after(limit.min(Duration::from_millis(100)).max(Duration::from_millis(1)) / 4),
         }
     }
 
+    /// Finds tasks that wrong bytes keep from ending.
+    fn look_after_tasks(&self) {
+        self.owner.say_again();
+        let worker = |&Member { row, serial, ref process, .. }: &Member| Worker { serial, row, pid: process.pid() };
+        let workers = self.roster().members.iter().map(worker).collect();
+        for serial in self.owner.look_after_tasks(workers) {
+            if let Some(member) = self.roster().members.iter().find(|member| member.serial == serial) {
+                let _ = member.process.kill();
+            }
+        }
+    }
+
     fn end_what_runs_too_long(&self) {
-        if !self.owner.board.is_timed() {
+        if !self.owner.is_timed() {
             return;
         }
         for member in &self.roster().members {
@@ -248,11 +263,11 @@ impl Crew {
         }
     }
 
-    /// Ends all workers: by SIGTERM, and by SIGKILL those that do not end in time.
-    pub fn kill_all(&self) {
+    /// Ends all workers: by SIGTERM, and by SIGKILL those that do not end in time; or by SIGKILL at once.
+    pub fn end_all(&self, gently: bool) {
         let children: Vec<_> = self.roster().members.iter().map(|member| member.process.child().clone()).collect();
         for child in &children {
-            let _ = child.terminate();
+            let _ = if gently { child.terminate() } else { child.kill() };
         }
         let grace = Deadline::after(GRACE);
         for child in &children {
@@ -265,12 +280,20 @@ impl Crew {
         self.owner.bell.ring();
     }
 
-    /// Waits until all workers have ended, and the thread that looks after them with them.
-    pub fn wait_all(&self) {
+    /// Waits until all workers have ended, and the thread that looks after them with them; whether they have in time.
+    pub fn wait_all(&self, deadline: Deadline) -> bool {
         let mut roster = self.roster();
         while !roster.dismissed {
-            roster = self.over.wait(roster).unwrap_or_else(PoisonError::into_inner);
+            roster = match deadline.left_ns() {
+                None => self.over.wait(roster).unwrap_or_else(PoisonError::into_inner),
+                Some(0) => return false,
+                Some(nanos) => {
+                    let waited = self.over.wait_timeout(roster, Duration::from_nanos(nanos));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
+        true
     }
 
     /// The error of a pool without workers or with too many.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::audit::{PERIOD, Way};
 use super::board::{Held, Ticket};
 use super::error::TaskError;
 use super::guard::{contained, guarded};
@@ -17,11 +18,20 @@ impl Owner {
         self.deaths.fetch_add(u64::from(!wanted), Relaxed);
         locked(&self.endings).insert(serial, ending);
         let died = AnswerHead::of_worker(Word::Died, serial).with(&[]);
-        while let Err(RawRefused::Timeout) = self.results.put_encoded(&died, &mut None, Deadline::after(TURN), || false)
-        {
-            self.read_what_is_there();
+        loop {
+            match self.results.put_encoded(&died, &mut None, Deadline::after(TURN), || false) {
+                Err(RawRefused::Timeout) if !self.is_ending() => self.read_what_is_there(),
+                Err(RawRefused::Failed(error)) => break self.break_off(TaskError::failed(error)),
+                _ => break,
+            }
         }
-        self.wait_until(&|| !locked(&self.endings).contains_key(&serial) || self.is_broken(), Deadline::NEVER);
+        let is_buried = || !locked(&self.endings).contains_key(&serial) || self.is_ending();
+        while !self.wait_until(&is_buried, Deadline::after(PERIOD)) {
+            if self.is_lost(Way::Results) {
+                // All that there was to be read before it was read.
+                self.bury(serial);
+            }
+        }
     }
 
     /// Everything that a dead worker sent was read: what it still had died with it.

@@ -71,7 +71,7 @@ pub enum TaskError {
     /// The result was given away by an earlier call.
     #[error("the result was taken before")]
     Taken,
-    /// The segment failed.
+    /// The segment failed: of its memory there is none left, or there are wrong bytes where the task, or the whole pool, was.
     #[error("the pool failed: {0}")]
     Failed(#[source] Arc<Error>),
 }

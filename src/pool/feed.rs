@@ -53,6 +53,8 @@ pub(super) struct Feeds {
     busy: bool,
     /// Slots may have become free since.
     again: bool,
+    /// What is being fed is not wanted any more.
+    cancelled: bool,
 }
 
 impl Owner {
@@ -91,12 +93,22 @@ impl Owner {
             return true;
         }
         while let Some(mut feed) = feeds.waiting.pop_front() {
-            (feeds.busy, feeds.again) = (true, false);
+            (feeds.busy, feeds.again, feeds.cancelled) = (true, false, false);
             drop(feeds);
             let fed = feed.feed(self);
             let given_up = || self.refusal().filter(|why| !matches!(why, TaskError::Closed));
             feeds = locked(&self.feeds);
             feeds.busy = false;
+            if feeds.cancelled && !matches!(fed, Fed::Over) {
+                drop(feeds);
+                feed.give_up(self, TaskError::Cancelled, Leaves::Cancelled);
+                self.end_feed(feed);
+                feeds = locked(&self.feeds);
+                if feeds.busy {
+                    return true;
+                }
+                continue;
+            }
             match (fed, given_up()) {
                 (Fed::Over, _) => {
                     drop(feeds);
@@ -126,6 +138,23 @@ impl Owner {
             }
         }
         true
+    }
+
+    /// Takes back what is not sent; how many chunks that were. One that is just being fed does not count: who does that takes
+    /// back the rest of it.
+    pub(super) fn cancel_feeds(&self) -> usize {
+        let feeds = {
+            let mut feeds = locked(&self.feeds);
+            feeds.cancelled = feeds.busy;
+            std::mem::take(&mut feeds.waiting)
+        };
+        let mut count = 0;
+        for mut feed in feeds {
+            count += feed.len();
+            feed.give_up(self, TaskError::Cancelled, Leaves::Cancelled);
+            self.end_feed(feed);
+        }
+        count
     }
 
     fn end_feed(&self, feed: Box<dyn Feed>) {

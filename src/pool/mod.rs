@@ -19,6 +19,7 @@
 //! place at once. What it had sent counts. Nothing else is lost and nobody waits for ever, whenever it dies: while it takes
 //! a task, runs it, sends the result, or idles. If the owner of the pool dies, the workers are killed.
 
+mod audit;
 mod batch;
 mod board;
 mod builder;
@@ -62,7 +63,8 @@ use owner::Owner;
 ///
 /// Many threads may use it at once. Dropping it [terminates](Self::terminate) it.
 ///
-/// Python: `multiprocessing.Pool`.
+/// Python: `multiprocessing.Pool`, `concurrent.futures.ProcessPoolExecutor`.
+#[doc(alias = "ProcessPoolExecutor")]
 pub struct Pool {
     owner: Arc<Owner>,
     crew: Arc<Crew>,
@@ -138,7 +140,8 @@ impl Pool {
     /// [`TaskError::Closed`], [`Terminated`](TaskError::Terminated), [`Broken`](TaskError::Broken),
     /// [`Arguments`](TaskError::Arguments), and [`Failed`](TaskError::Failed) for a function of a shared object.
     ///
-    /// Python: `apply_async(f, args)`.
+    /// Python: `apply_async(f, args)`, `Executor.submit(f, args)`.
+    #[doc(alias = "submit")]
     pub fn apply_async<F, A, R>(&self, function: F, args: A) -> Result<Task<R>, TaskError>
     where
         F: Function<A, R>,
@@ -225,16 +228,37 @@ impl Pool {
         self.mapping().imap_unordered(function, items)
     }
 
-    /// Takes no more tasks; what was submitted is done. Python: `close()`.
+    /// Takes no more tasks; what was submitted is done. Whoever still waits to submit one gets [`TaskError::Closed`].
+    ///
+    /// Python: `close()`, `Executor.shutdown(wait=False)`.
+    #[doc(alias = "shutdown")]
     pub fn close(&self) {
         self.owner.close();
     }
 
     /// Gives all tasks up that have not ended, with [`TaskError::Terminated`], and ends the workers: by SIGTERM, and by
-    /// SIGKILL those that take longer than half a second. Python: `terminate()`.
+    /// SIGKILL those that take longer than half a second. Python: `terminate()`, `Executor.terminate_workers()`.
+    #[doc(alias = "terminate_workers")]
     pub fn terminate(&self) {
         self.owner.terminate();
-        self.crew.kill_all();
+        self.crew.end_all(true);
+    }
+
+    /// As [`terminate`](Self::terminate), by SIGKILL at once. Python: `Executor.kill_workers()`.
+    #[doc(alias = "kill_workers")]
+    pub fn kill(&self) {
+        self.owner.terminate();
+        self.crew.end_all(false);
+    }
+
+    /// Takes all tasks back that no worker has begun, each with [`TaskError::Cancelled`]; how many there were. A chunk of a map is
+    /// one task, and ends the map with this error. Others may submit more meanwhile: [`close`](Self::close) it before, if
+    /// nobody is to. It does not block.
+    ///
+    /// Python: `Executor.shutdown(cancel_futures=True)`, after `close`.
+    #[doc(alias = "cancel_futures")]
+    pub fn cancel_all(&self) -> usize {
+        self.owner.cancel_all()
     }
 
     /// Waits until all tasks have ended, with their callbacks, and the workers too. Only after [`close`](Self::close) or
@@ -242,17 +266,31 @@ impl Pool {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the pool still takes tasks. Python: `join()`, which raises
-    /// `ValueError` then.
+    /// `ValueError` then; `Executor.shutdown()` is `close` and `join`.
+    #[doc(alias = "shutdown")]
     pub fn join(&self) -> Result<(), Error> {
+        self.join_until(Deadline::NEVER).map(drop)
+    }
+
+    /// As [`join`](Self::join), at most `timeout`; whether all have ended. If not, the tasks go on, and so may the wait.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Error> {
+        self.join_until(Deadline::after(timeout))
+    }
+
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Error> {
         if self.owner.state() == owner::State::Open && !self.owner.is_broken() {
             let message = "it still takes tasks: close or terminate it first";
             return Err(Error::new(ErrorKind::InvalidInput, "join pool", message));
         }
-        self.owner.wait_until(&|| self.owner.is_at_rest(), Deadline::NEVER);
+        if !self.owner.wait_until(&|| self.owner.is_at_rest(), deadline) {
+            return Ok(false);
+        }
         self.owner.close();
         self.owner.stop_workers();
-        self.crew.wait_all();
-        Ok(())
+        Ok(self.crew.wait_all(deadline))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use super::audit::{Audit, Said};
 use super::board::{Board, Ticket};
 use super::error::TaskError;
 use super::feed::Feeds;
@@ -80,6 +81,9 @@ pub(super) struct Owner {
     pub(super) state: Mutex<(State, Option<TaskError>)>,
     /// It is another than open and whole.
     refuses: AtomicBool,
+    /// What was said on the board, which others can write.
+    pub(super) said: Said,
+    pub(super) audit: Mutex<Audit>,
     pub(super) endings: Mutex<HashMap<u64, Ending>>,
     /// Tasks of dead workers that are to be begun again.
     pub(super) again: Mutex<Vec<Ticket>>,
@@ -125,6 +129,8 @@ impl Owner {
             own_sleeps: AtomicBool::new(false),
             state: Mutex::new((State::Open, None)),
             refuses: AtomicBool::new(false),
+            said: Said::default(),
+            audit: Mutex::default(),
             endings: Mutex::default(),
             again: Mutex::default(),
             ready: Mutex::default(),
@@ -203,7 +209,7 @@ impl Owner {
     pub(super) fn will_be_timed(&self, draft: &Draft<'_>) -> bool {
         let timed = draft.terms.as_ref().is_some_and(|terms| terms.timeout.is_some());
         if timed {
-            self.board.set_timed();
+            self.set_timed();
         }
         timed
     }
@@ -287,6 +293,16 @@ impl Owner {
         cancelled
     }
 
+    /// Takes all tasks out that no worker has begun; how many.
+    pub fn cancel_all(&self) -> usize {
+        let tickets = locked(&self.ledger).tickets();
+        let is_out =
+            |ticket: &Ticket| self.board.cancel(*ticket) && self.resolve(*ticket, Err(TaskError::Cancelled), 0);
+        let count = tickets.into_iter().filter(is_out).count() + self.cancel_feeds();
+        self.look_again();
+        count
+    }
+
     /// Lets a task leave with this outcome, unless it has left; whether it does.
     pub(super) fn resolve(&self, ticket: Ticket, outcome: Result<&[u8], TaskError>, nanos: u64) -> bool {
         let how = match &outcome {
@@ -331,6 +347,7 @@ impl Owner {
             state.1 = Some(why.clone());
             self.refuses.store(true, Release);
         }
+        self.said.ending.store(true, Release);
         locked(&self.ledger).end();
         self.fail_all(&why);
         self.bell.ring();
@@ -366,6 +383,8 @@ impl Owner {
             self.refuses.store(true, Release);
         }
         locked(&self.ledger).shut();
+        // Whoever waits for a slot gets none any more.
+        self.look_again();
     }
 
     /// Takes no more tasks, and gives those up that there are.
@@ -375,8 +394,9 @@ impl Owner {
             state.0 = State::Terminated;
             self.refuses.store(true, Release);
         }
+        self.said.ending.store(true, Release);
         locked(&self.ledger).end();
-        self.board.stop();
+        self.stop();
         self.fail_all(&TaskError::Terminated);
         self.tasks.wake_all();
         self.results.wake_all();
@@ -386,7 +406,7 @@ impl Owner {
 
     /// Workers end when they have nothing to do.
     pub fn stop_workers(&self) {
-        self.board.stop();
+        self.stop();
         self.tasks.wake_all();
         self.bell.ring();
     }
@@ -433,7 +453,7 @@ impl Owner {
 
     /// The shortest time that a task under way may run.
     pub fn shortest_limit(&self) -> Option<Duration> {
-        if !self.board.is_timed() {
+        if !self.is_timed() {
             return None;
         }
         let ledger = locked(&self.ledger);

@@ -11,6 +11,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
+use super::audit::PERIOD;
 use super::error::TaskError;
 use super::guard::contained;
 use super::ledger::Entry;
@@ -72,7 +73,7 @@ impl Owner {
                 return None;
             }
             let first = &mut letters.0[0];
-            match self.results.get_encoded(&mut first.bytes, deadline, || false) {
+            match self.results.get_encoded(&mut first.bytes, deadline, || self.waits_on() && is_done()) {
                 Ok(came) => {
                     first.came(came);
                     self.read(letters);
@@ -244,6 +245,7 @@ impl Owner {
     pub fn serve(&self) {
         // Nobody else sets it.
         let _ = self.own.set(thread::current().id());
+        let mut look = Deadline::after(PERIOD);
         loop {
             let mut hall = locked(&self.hall);
             if let Some(callback) = hall.pop_front() {
@@ -265,14 +267,17 @@ impl Owner {
                         drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
                     }
                     self.own_sleeps.store(false, Relaxed);
+                    look = Deadline::after(PERIOD);
                     continue;
                 }
                 // Whoever wants a result reads it himself, if he comes at once.
-                self.stand_by(hall);
+                self.stand_by(hall, look);
+                self.look_after(&mut look);
                 continue;
             }
             drop(hall);
-            self.wait_until(&|| self.has_own_work() || self.under_way() == 0, Deadline::NEVER);
+            self.wait_until(&|| self.has_own_work() || self.under_way() == 0, look);
+            self.look_after(&mut look);
         }
     }
 
@@ -281,9 +286,17 @@ impl Owner {
         self.called.load(Acquire) > 0 || self.leave.load(Acquire)
     }
 
+    /// When tasks have been under way for long: whoever looks after the workers looks after them, too.
+    fn look_after(&self, look: &mut Deadline) {
+        if look.passed() {
+            self.bell.ring();
+            *look = Deadline::after(PERIOD);
+        }
+    }
+
     /// Leads until somebody comes who wants to, if nobody has for a while. While somebody leads it sleeps, and is no follower,
     /// who would be woken for each result.
-    fn stand_by(&self, hall: MutexGuard<'_, Hall>) {
+    fn stand_by(&self, hall: MutexGuard<'_, Hall>, look: Deadline) {
         let visits = self.visits.load(Relaxed);
         let (hall, _) = self.news.wait_timeout(hall, GRACE).unwrap_or_else(PoisonError::into_inner);
         if self.has_own_work() || self.visits.load(Relaxed) != visits {
@@ -293,7 +306,7 @@ impl Owner {
             drop(hall);
             self.own_leads.store(true, Relaxed);
             let is_done = || self.has_own_work() || self.under_way() == 0;
-            self.lead_until(&is_done, &mut letters, Deadline::NEVER, true);
+            self.lead_until(&is_done, &mut letters, look, true);
             drop(letters);
             self.hand_over();
             return;
@@ -302,7 +315,8 @@ impl Owner {
         // Whoever leads looks at it when he has stopped.
         fence(Ordering::SeqCst);
         if self.try_lead().is_none() {
-            drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
+            let left = Duration::from_nanos(look.left_ns().unwrap_or(u64::MAX));
+            drop(self.news.wait_timeout(hall, left).unwrap_or_else(PoisonError::into_inner));
         }
         self.stands_by.store(false, Relaxed);
     }

@@ -114,6 +114,7 @@ fn decode_result<R: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<R, TaskE
 ///
 /// Python: `AsyncResult`.
 #[doc(alias = "AsyncResult")]
+#[doc(alias = "Future")]
 #[must_use = "dropping it loses the result, and whether there was one"]
 pub struct Task<R> {
     pub(super) owner: Arc<Owner>,
@@ -140,7 +141,8 @@ impl<R> Task<R> {
     /// # Errors
     /// [`TaskError`] tells why there is none. The death of the worker, whatever its cause, ends the wait.
     ///
-    /// Python: `get()`.
+    /// Python: `get()`, `Future.result()`.
+    #[doc(alias = "result")]
     pub fn get(self) -> Result<R, TaskError> {
         self.wait();
         self.cell.take()
@@ -179,6 +181,7 @@ impl<R> Task<R> {
 
     /// Whether the task has ended. It does not block. Python: `ready()`.
     #[doc(alias = "ready")]
+    #[doc(alias = "done")]
     pub fn is_ready(&self) -> bool {
         self.cell.is_ready() || {
             self.owner.read_what_is_there();
@@ -228,7 +231,8 @@ where
     /// Calls `f` with the result, in a thread of this process, before [`Task::get`] gives it. Callbacks of a pool are called
     /// one after the other; one that panics makes [`TaskError::Callback`] of the result, and the pool goes on.
     ///
-    /// Python: `apply_async(..., callback=f)`.
+    /// Python: `apply_async(..., callback=f)`, `Future.add_done_callback(f)`.
+    #[doc(alias = "add_done_callback")]
     pub fn callback(mut self, f: impl FnOnce(&R) + Send + 'static) -> Self {
         self.on_done = Some(Box::new(f));
         self

@@ -1,5 +1,6 @@
 //! The worker's side: take a task, run it, send what became of it.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -94,14 +95,20 @@ impl Worker {
         let (mut buffer, mut done) = (Vec::new(), 0);
         let tasks = self.outfit.tasks.clone();
         let board = self.board.clone();
+        let rest = Rest::default();
         loop {
             // A pool that ends has no task left, or wants none to be done.
             let mut begun = None;
             // Begun before the queue forgets it: at every moment either the queue or the board has the task.
             let begin = |message: &[u8]| {
+                rest.end(&board, self.outfit.row);
                 begun = TaskHead::read(message).filter(|head| board.begin(head.ticket, self.outfit.serial));
             };
-            let came = match tasks.claim_encoded(&mut buffer, Deadline::NEVER, || board.is_stopping(), begin) {
+            let stop = || {
+                rest.goes_on(&board, self.outfit.row);
+                board.is_stopping()
+            };
+            let came = match tasks.claim_encoded(&mut buffer, Deadline::NEVER, stop, begin) {
                 Ok(came) => came,
                 Err(RawRefused::Timeout) => continue,
                 Err(RawRefused::Stopped) => return,
@@ -185,6 +192,48 @@ impl Worker {
                 self.last = Some((function, record));
                 Ok(record)
             }
+        }
+    }
+}
+
+/// How long a worker has had nothing to do. It is noted on the board when it is long, so that somebody who runs a task can be told
+/// from somebody whose result was lost.
+#[derive(Default)]
+struct Rest {
+    looks: Cell<u32>,
+    since: Cell<u64>,
+    /// How often that was noted.
+    noted: Cell<u32>,
+}
+
+impl Rest {
+    /// Between looks at the clock; behind the spin, there is a look every 64 ms at least, and so a note in every period of the
+    /// owner's audit.
+    const LOOKS: u32 = 4;
+    const LONG_NS: u64 = 100_000_000;
+
+    fn goes_on(&self, board: &Board, row: usize) {
+        self.looks.set(self.looks.get().wrapping_add(1));
+        if self.looks.get() % Self::LOOKS != 0 {
+            return;
+        }
+        let now = now_ns();
+        match self.since.get() {
+            0 => self.since.set(now),
+            since if now.saturating_sub(since) > Self::LONG_NS => {
+                let times = self.noted.get().wrapping_add(1).max(1);
+                board.rest(row, times);
+                self.noted.set(times);
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn end(&self, board: &Board, row: usize) {
+        self.since.set(0);
+        if self.noted.take() != 0 {
+            board.clear(row);
         }
     }
 }

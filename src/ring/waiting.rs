@@ -144,6 +144,11 @@ impl<P: Side, C: Side, F: Form> Ring<'_, P, C, F> {
         true
     }
 
+    /// The place from which the next record will be taken.
+    pub fn place_to_take(&self) -> Cursor {
+        self.rcur()
+    }
+
     /// The lane that consumers wait for: it has claimed the next record and not committed it.
     pub fn pending(&self) -> Option<u16> {
         if !P::MANY {

@@ -1,7 +1,8 @@
 //! CPython's own tests of `multiprocessing`, ported: what they verify of Python, these verify of this library.
 //!
 //! `parity-tests.tsv` lists every test of CPython with a verdict: `P` is ported, `C` has another shape here, `N` is about
-//! Python alone. Its last column names our test. Source: CPython, `Lib/test/_test_multiprocessing.py`.
+//! Python alone. Its last column names our test. Source: CPython, `Lib/test/_test_multiprocessing.py`,
+//! and of `Lib/test/test_concurrent_futures` what is about processes.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,6 +13,8 @@ mod conditions;
 mod connections;
 mod dicts;
 mod events;
+mod executor;
+mod executor_faults;
 mod fork_server;
 mod heap;
 mod lists;
@@ -36,7 +39,7 @@ use support::watchdog;
 use support::watchdog::Watchdog;
 
 /// Areas of the table of which every row that is to be ported is.
-const FINISHED: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13];
+const FINISHED: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14];
 
 /// Long enough for something that should not happen to happen.
 const DELTA: Duration = Duration::from_millis(100);

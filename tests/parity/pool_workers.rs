@@ -23,7 +23,7 @@ fn kind<T>(made: Result<T, Error>) -> Option<ErrorKind> {
 }
 
 /// Waits until there is no such process any more.
-fn gone(pids: &[u32]) {
+pub(super) fn gone(pids: &[u32]) {
     let is_there = |pid: &u32| kill(Pid::from_raw(*pid as i32), None) != Err(Errno::ESRCH);
     while pids.iter().any(is_there) {
         std::thread::yield_now();

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed as Lax;
 
-use super::{Ended, Mailbox, Refused};
+use super::{Ended, Flow, Mailbox, Refused};
+use crate::ring::Corrupt;
 use crate::sync::{Lane, Peers, WaitBlock, wait_until};
 use crate::sys::clock::Deadline;
 
@@ -140,6 +141,19 @@ impl Mailbox {
             self.object.segment().bury(blocker);
         }
         self.object.bury_openers();
+    }
+
+    /// How it stands, for those who find out that nothing moves.
+    pub fn flow(&self) -> Result<Flow, Corrupt> {
+        let ring = self.ring();
+        if let Some(place) = ring.at_rest()? {
+            return Ok(Flow::AtRest(place));
+        }
+        if ring.has_item() {
+            return Ok(Flow::Open(ring.place_to_take()));
+        }
+        let holder = ring.blocker().and_then(|lane| self.object.segment().lane_holder(lane));
+        Ok(Flow::Held(ring.place_to_take(), holder.map(|holder| holder.pid)))
     }
 
     /// Notes where the calling thread runs; where the next message is expected from.
