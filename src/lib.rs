@@ -24,7 +24,7 @@ pub use future::async_io;
 #[cfg(feature = "tokio")]
 pub use future::tokio;
 pub use manager::Manager;
-pub use pool::{Pool, Task, TaskError};
+pub use pool::{Pool, PoolHandle, Task, TaskError};
 pub use process::{JoinError, Process, init};
 pub use segment::Segment;
 pub use shared::{

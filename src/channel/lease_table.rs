@@ -296,7 +296,7 @@ impl LeaseTable {
     fn get_whole(&self, held: Held, process: Lane, bytes: &mut Vec<u8>) -> Result<(News, u32), Error> {
         let item = self.read_again(held, bytes)?;
         let (_, arrived) = self.finish(&item, process);
-        Ok((News { redelivered: true, _arrived: arrived }, held.deliveries()))
+        Ok((News { redelivered: true, arrived }, held.deliveries()))
     }
 
     // ---- ending

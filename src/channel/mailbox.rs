@@ -31,11 +31,12 @@ const BLOCK_BUDGET: usize = 4 << 20;
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
 
 /// What comes with a message.
+#[derive(Default)]
 pub(super) struct News {
     /// An earlier taker died with it.
     pub redelivered: bool,
     /// Keeps the handles in it open until they are decoded.
-    pub _arrived: Arrived,
+    pub arrived: Arrived,
 }
 
 /// Why nothing was taken or stored at once.
@@ -309,7 +310,7 @@ impl Mailbox {
     pub fn try_recv(&self, lane: Lane, bytes: &mut impl Target) -> Result<News, Refused> {
         let taken = self.take(lane)?;
         let data = self.record(taken.position, taken.n);
-        let mut news = News { redelivered: taken.redelivered, _arrived: Arrived::default() };
+        let mut news = News { redelivered: taken.redelivered, arrived: Arrived::default() };
         let read = self.read_record(lane, &data, bytes, &mut news);
         // Acknowledged whatever it was: a message that cannot be read must not block those behind it.
         self.done(taken, read.as_ref().ok().copied().flatten())?;
@@ -353,7 +354,7 @@ impl Mailbox {
         let head = Head::read(data)?;
         if head.handles > 0 {
             let segment = self.object.segment();
-            head.for_each_handle(data, &mut |id, role| news._arrived.open(segment, id, role));
+            head.for_each_handle(data, &mut |id, role| news.arrived.open(segment, id, role));
         }
         match head.kind {
             INLINE => {

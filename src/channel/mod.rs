@@ -23,6 +23,7 @@ mod plain;
 mod queue;
 mod queue_builder;
 mod raw;
+mod raw_pipe;
 mod record;
 pub mod spsc;
 pub mod stamped;

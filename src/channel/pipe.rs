@@ -357,7 +357,7 @@ impl<T, U> Connection<T, U> {
     /// Whether a user of the pipe turns out to be dead, now that there is nothing to do. Who waits asks the kernel now and
     /// then; this is for those who never wait, and asks at most once in a millisecond.
     #[cold]
-    fn finds_deaths(&self) -> bool {
+    pub(super) fn finds_deaths(&self) -> bool {
         let (now, asked) = (now_ns(), self.inner.asked_ns.load(Lax));
         if now.saturating_sub(asked) < ASK_NS {
             return false;

@@ -1,11 +1,13 @@
 //! A queue of messages whose types only their senders and takers know: the layer above says what is in the bytes.
 
+use std::cell::Cell;
+
 use super::layout::corrupt;
 use super::mailbox::{Ended, Flow, News, Refused};
 use super::plain::Target;
 use super::queue::Queue;
 use crate::error::Error;
-use crate::segment::{Passed, ShmSlice, into_message};
+use crate::segment::{Arrived, Passed, ShmSlice, into_message};
 use crate::sys::clock::Deadline;
 
 /// Why a message was not put or taken.
@@ -30,7 +32,48 @@ impl From<Ended> for RawRefused {
 }
 
 /// Keeps the handles in a message open until they are decoded.
-pub(crate) struct Came(#[allow(dead_code, reason = "what counts is when it is dropped")] News);
+#[derive(Default)]
+pub(crate) struct Came(pub(super) News);
+
+thread_local! {
+    /// What came with the message that the calling thread is dealing with.
+    static AT_HAND: Cell<Option<Came>> = const { Cell::new(None) };
+}
+
+impl Came {
+    /// Runs `f`, which deals with the message; [`at_hand`](Self::at_hand) knows meanwhile what came with it.
+    #[inline]
+    pub(crate) fn during<R>(self, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Came>);
+        impl Drop for Restore {
+            #[inline]
+            fn drop(&mut self) {
+                drop(AT_HAND.replace(self.0.take()));
+            }
+        }
+        let _restore = Restore(AT_HAND.replace(Some(self)));
+        f()
+    }
+
+    /// What came with the message that the calling thread is dealing with, kept for longer.
+    pub(crate) fn at_hand() -> Arrived {
+        let came = AT_HAND.take();
+        let again = came.as_ref().map(Came::again).unwrap_or_default();
+        AT_HAND.set(came);
+        again
+    }
+
+    /// The handles in the message, kept open for longer.
+    fn again(&self) -> Arrived {
+        self.0.arrived.again()
+    }
+
+    /// While another message is encoded, which has the same bytes: it is to have the same handles. This must be kept until
+    /// that is put.
+    pub(crate) fn pass_on(&self) {
+        self.0.arrived.pass_on();
+    }
+}
 
 /// A buffer, and what is done as soon as a message is in it, while the message is still the queue's.
 struct Claimed<'a, F> {

@@ -12,6 +12,8 @@ use super::board::Board;
 use super::crew::{Crew, Start};
 use super::function::initialized;
 use super::owner::Owner;
+use super::service::Desk;
+use super::via::{Source, Via};
 use super::worker;
 use crate::channel::Queue;
 use crate::error::{Error, ErrorKind};
@@ -38,6 +40,7 @@ pub struct PoolBuilder {
     timeout: Option<Duration>,
     initializer: Option<Start>,
     method: StartMethod,
+    segment: Option<Segment>,
 }
 
 impl Default for PoolBuilder {
@@ -51,6 +54,7 @@ impl Default for PoolBuilder {
             timeout: None,
             initializer: None,
             method: StartMethod::ForkServer,
+            segment: None,
         }
     }
 }
@@ -123,6 +127,13 @@ impl PoolBuilder {
         self
     }
 
+    /// The segment that tasks and results go through, instead of the family's: then its [handle](Pool::handle) may be kept in
+    /// that segment, and found by its name.
+    pub fn segment(mut self, segment: &Segment) -> Self {
+        self.segment = Some(segment.clone());
+        self
+    }
+
     /// Makes the pool and starts its workers.
     ///
     /// # Errors
@@ -151,7 +162,7 @@ impl PoolBuilder {
                 within => format!("{within}:Pool-{number}"),
             }
         });
-        let segment = Segment::family()?;
+        let segment = self.segment.map_or_else(Segment::family, Ok)?;
         let bytes = (self.depth * TASK_BYTES).clamp(QUEUE_BYTES, MOST_QUEUE_BYTES);
         let queue = || Queue::builder().bytes(bytes).segment(&segment).build::<Vec<u8>>();
         let owner = Arc::new(Owner::new(queue()?, queue()?, Board::new(&segment, self.depth, size)?, self.depth)?);
@@ -166,7 +177,9 @@ impl PoolBuilder {
             crew.end_all(true);
             return Err(error);
         }
-        let pool = Pool { owner, crew, size, retries: self.retries, timeout: self.timeout };
+        let via = Via::Own(Arc::clone(&owner));
+        let source = Source { via, processes: size, retries: self.retries, timeout: self.timeout };
+        let pool = Pool { owner, crew, source, segment, desk: Desk::default() };
         let thread = |name, run: Box<dyn FnOnce() + Send>| {
             start_thread(name, run).map_err(|e| Error::os("start the pool's threads", e))
         };

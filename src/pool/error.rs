@@ -53,6 +53,15 @@ pub enum TaskError {
         /// Why.
         reason: String,
     },
+    /// The process that has the pool has died, has dropped it, or has given this process up, for which it could keep no more
+    /// results: a [`PoolHandle`](super::PoolHandle) is of no use any more.
+    #[error(
+        "process {pid} does nothing for this pool's users any more: it has ended, dropped the pool or given this one up"
+    )]
+    OwnerGone {
+        /// The process id that it had.
+        pid: u32,
+    },
     /// The arguments cannot be sent.
     #[error("the arguments cannot be sent: {0}")]
     Arguments(#[source] Arc<Error>),

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use serde::Serialize;
 
+use super::client::Client;
 use super::error::TaskError;
 use super::guard::{contained, guarded};
 use super::ledger::{Again, Call, Draft, Leaves, Part, Sink, Terms};
@@ -244,6 +245,31 @@ where
         terms: T,
     ) -> Self {
         Self { function, items: Arc::new(items), chunk, begin: 0, sink, calls_back, kept, terms }
+    }
+
+    /// Sends all of them through another process's pool, waiting while it takes none. After an error they all have it.
+    pub fn send_all(mut self, client: &Arc<Client>) {
+        let mut refused = None;
+        while self.begin < self.items.len() {
+            let range = self.next();
+            self.begin = range.end;
+            if refused.is_none() {
+                let mut draft = Draft {
+                    call: Call { function: self.function, count: range.len() as u32, measured: false },
+                    sink: &self.sink,
+                    index: range.start,
+                    calls_back: self.calls_back,
+                    // It is the owner who keeps the arguments.
+                    terms: (self.terms)(self.kept.then(|| Arc::new(|_: &mut Vec<u8>| Ok(())) as Again)),
+                };
+                refused = client.submit(&mut draft, |buffer| write(&self.items[range.clone()], buffer)).err();
+            }
+            let Some(error) = &refused else { continue };
+            let part = Part { index: range.start, items: range.len() };
+            if let Some(callback) = contained(|| self.sink.put(part, Err(error.clone()), 0)).flatten() {
+                client.call_back(callback);
+            }
+        }
     }
 
     fn next(&self) -> Range<usize> {

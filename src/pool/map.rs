@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
 use super::batch::{Batch, Progress};
 use super::error::TaskError;
 use super::feed::Chunks;
@@ -13,6 +12,7 @@ use super::function::{self, Function, MOST_ITEMS};
 use super::imap::Imap;
 use super::ledger::{Again, Call, Draft, Sink, Terms};
 use super::task::{Callbacks, Task};
+use super::via::Source;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::sys::clock::Deadline;
@@ -20,10 +20,11 @@ use crate::sys::clock::Deadline;
 /// Chunks under way at once, of a size that was chosen by the caller.
 const WINDOW: usize = 1024;
 
-/// How a function is applied to many arguments: what [`Pool::mapping`] gives.
+/// How a function is applied to many arguments: what [`Pool::mapping`](super::Pool::mapping) and
+/// [`PoolHandle::mapping`](super::PoolHandle::mapping) give.
 #[derive(Clone)]
 pub struct Mapping<'p> {
-    pub(super) pool: &'p Pool,
+    pub(super) pool: &'p Source,
     pub(super) chunk: Option<usize>,
     pub(super) look_ahead: Option<usize>,
     pub(super) progress: Option<Progress>,
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Mapping<'_> {
 }
 
 impl<'p> Mapping<'p> {
-    pub(super) fn new(pool: &'p Pool) -> Self {
+    pub(super) fn new(pool: &'p Source) -> Self {
         Self { pool, chunk: None, look_ahead: None, progress: None }
     }
 
@@ -176,7 +177,8 @@ impl<'p> Mapping<'p> {
     /// wait for any.
     ///
     /// # Errors
-    /// As [`Pool::apply_async`]. Python: `map_async(f, items, chunksize)`; also `starmap_async`, with tuples as items.
+    /// As [`Pool::apply_async`](super::Pool::apply_async). Python: `map_async(f, items, chunksize)`; also `starmap_async`, with
+    /// tuples as items.
     #[doc(alias = "starmap_async")]
     pub fn map_async<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Task<Vec<R>>, TaskError>
     where
@@ -191,7 +193,7 @@ impl<'p> Mapping<'p> {
     /// of this process, as [`Job::callback`](super::Job::callback) does.
     ///
     /// # Errors
-    /// As [`Pool::apply_async`]. Python: `map_async(f, items, callback=..., error_callback=...)`.
+    /// As [`Pool::apply_async`](super::Pool::apply_async). Python: `map_async(f, items, callback=..., error_callback=...)`.
     pub fn map_async_with<F, A, R>(
         &self,
         function: F,

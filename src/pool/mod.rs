@@ -14,6 +14,10 @@
 //! are of this program, arguments and results are serde values, handles among them. Whoever waits for a result reads the
 //! queue himself, so a result is there one hop after it was sent.
 //!
+//! # Other processes
+//! [`Pool::handle`] gives a [`PoolHandle`]: a value that goes to other processes, which have their tasks done by this pool. The
+//! pool stays its owner's, and ends with it.
+//!
 //! # If a worker dies
 //! Its task, if it had one, ends with [`TaskError::WorkerDied`] or is begun again, as was agreed; another worker takes its
 //! place at once. What it had sent counts. Nothing else is lost and nobody waits for ever, whenever it dies: while it takes
@@ -23,12 +27,15 @@ mod audit;
 mod batch;
 mod board;
 mod builder;
+mod client;
+mod client_waits;
 mod crew;
 mod deaths;
 mod error;
 mod feed;
 mod function;
 mod guard;
+mod handle;
 mod imap;
 mod ledger;
 mod letters;
@@ -36,12 +43,15 @@ mod map;
 mod message;
 mod owner;
 mod reading;
+mod report;
+mod service;
 mod stats;
 mod task;
+mod user;
+mod via;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -49,15 +59,19 @@ use serde::de::DeserializeOwned;
 pub use builder::PoolBuilder;
 pub use error::TaskError;
 pub use function::Function;
+pub use handle::PoolHandle;
 pub use imap::Imap;
 pub use map::Mapping;
 pub use stats::PoolStats;
 pub use task::{Job, Task};
 
 use crate::error::{Error, ErrorKind};
+use crate::segment::Segment;
 use crate::sys::clock::Deadline;
 use crew::Crew;
 use owner::Owner;
+use service::Desk;
+use via::Source;
 
 /// Workers, and what is to be done.
 ///
@@ -68,15 +82,15 @@ use owner::Owner;
 pub struct Pool {
     owner: Arc<Owner>,
     crew: Arc<Crew>,
-    size: usize,
-    retries: u32,
-    timeout: Option<Duration>,
+    source: Source,
+    segment: Segment,
+    desk: Desk,
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool")
-            .field("processes", &self.size)
+            .field("processes", &self.processes())
             .field("state", &self.owner.state())
             .finish_non_exhaustive()
     }
@@ -96,17 +110,21 @@ impl Pool {
         PoolBuilder::default()
     }
 
-    fn owner(&self) -> &Arc<Owner> {
-        &self.owner
-    }
-
-    fn default_terms(&self) -> (u32, Option<Duration>) {
-        (self.retries, self.timeout)
+    /// A handle by which other processes use the pool, and this one: see [`PoolHandle`]. The first one starts a thread that
+    /// reads what they ask for.
+    ///
+    /// # Errors
+    /// [`OutOfSpace`](ErrorKind::OutOfSpace) if the segment is full, and whatever keeps a thread from being started.
+    ///
+    /// Python: `Manager().Pool(n)` gives such a handle.
+    #[doc(alias = "PoolProxy")]
+    pub fn handle(&self) -> Result<PoolHandle, Error> {
+        self.desk.handle(&self.owner, &self.source, &self.segment)
     }
 
     /// How many workers it has.
     pub fn processes(&self) -> usize {
-        self.size
+        self.source.processes
     }
 
     /// Process ids of the workers, at this moment.
@@ -158,12 +176,12 @@ impl Pool {
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        Job::new(self, function, args)
+        Job::new(&self.source, function, args)
     }
 
     /// How functions are to be applied to many items: in chunks of which size, how far ahead, with which progress.
     pub fn mapping(&self) -> Mapping<'_> {
-        Mapping::new(self)
+        Mapping::new(&self.source)
     }
 
     /// Applies `function` to all items: see [`Mapping::map`].
@@ -297,6 +315,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.terminate();
+        self.desk.close();
         self.owner.dismiss();
     }
 }

@@ -179,7 +179,8 @@ impl Owner {
         while !rest.is_empty() {
             rest = match self.settle_run(rest) {
                 0 => {
-                    self.deal_with(&mut rest[0]);
+                    let came = rest[0].came.take().unwrap_or_default();
+                    came.during(|| self.deal_with(&mut rest[0]));
                     rest[0].clear();
                     &mut rest[1..]
                 }

@@ -9,12 +9,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
 use super::board::Ticket;
 use super::error::TaskError;
 use super::function::{self, Function};
 use super::ledger::{Again, Call, Draft, Part, Sink, Terms};
-use super::owner::Owner;
+use super::via::{Source, Via};
 use crate::codec;
 use crate::sys::clock::Deadline;
 
@@ -108,7 +107,7 @@ fn decode_result<R: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<R, TaskE
     }
 }
 
-/// A task under way: what [`Pool::apply_async`] gives.
+/// A task under way: what [`Pool::apply_async`](super::Pool::apply_async) gives.
 ///
 /// Dropping it leaves the task running; its result is dropped when it comes.
 ///
@@ -117,7 +116,7 @@ fn decode_result<R: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<R, TaskE
 #[doc(alias = "Future")]
 #[must_use = "dropping it loses the result, and whether there was one"]
 pub struct Task<R> {
-    pub(super) owner: Arc<Owner>,
+    pub(super) owner: Via,
     pub(super) cell: Arc<Cell<R>>,
     /// None for what is more than one message.
     pub(super) ticket: Option<Ticket>,
@@ -131,9 +130,9 @@ impl<R> std::fmt::Debug for Task<R> {
 
 impl<R> Task<R> {
     /// A task that is not one message but many, and its cell.
-    pub(super) fn of_many(owner: &Arc<Owner>, callbacks: Callbacks<R>) -> (Self, Arc<Cell<R>>) {
+    pub(super) fn of_many(owner: &Via, callbacks: Callbacks<R>) -> (Self, Arc<Cell<R>>) {
         let cell = Arc::new(Cell::new(callbacks));
-        (Self { owner: Arc::clone(owner), cell: Arc::clone(&cell), ticket: None }, cell)
+        (Self { owner: owner.clone(), cell: Arc::clone(&cell), ticket: None }, cell)
     }
 
     /// Waits for the result and gives it.
@@ -204,10 +203,10 @@ impl<R> Task<R> {
     }
 }
 
-/// A task that is not submitted yet: what [`Pool::job`] gives.
+/// A task that is not submitted yet: what [`Pool::job`](super::Pool::job) gives.
 #[must_use = "nothing is submitted until `submit` is called"]
 pub struct Job<'p, F, A, R> {
-    pool: &'p Pool,
+    pool: &'p Source,
     function: F,
     args: A,
     on_done: Option<OnDone<R>>,
@@ -223,7 +222,7 @@ where
     A: Serialize + DeserializeOwned + Send + Sync + 'static,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
-    pub(super) fn new(pool: &'p Pool, function: F, args: A) -> Self {
+    pub(super) fn new(pool: &'p Source, function: F, args: A) -> Self {
         let (retries, timeout) = pool.default_terms();
         Self { pool, function, args, on_done: None, on_error: None, retries, timeout, result: PhantomData }
     }
@@ -259,7 +258,7 @@ where
     /// Submits it.
     ///
     /// # Errors
-    /// As [`Pool::apply_async`].
+    /// As [`Pool::apply_async`](super::Pool::apply_async).
     pub fn submit(self) -> Result<Task<R>, TaskError> {
         let function = function::of_task(self.function).map_err(TaskError::failed)?;
         let call = Call { function, count: 1, measured: false };
@@ -280,6 +279,6 @@ where
             draft.terms = Terms::unless_usual(retries, timeout, None);
             owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?
         };
-        Ok(Task { owner: Arc::clone(owner), cell, ticket: Some(ticket) })
+        Ok(Task { owner: owner.clone(), cell, ticket: Some(ticket) })
     }
 }

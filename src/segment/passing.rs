@@ -43,6 +43,23 @@ impl Arrived {
         drop(table);
         self.0.get_or_insert_default().0.push((segment, id, role));
     }
+
+    /// The same handles once more, kept open for as long as the copy is there.
+    pub fn again(&self) -> Self {
+        let mut again = Self::default();
+        for (segment, id, role) in self.0.iter().flat_map(|arrivals| &arrivals.0) {
+            again.open(segment, *id, *role);
+        }
+        again
+    }
+
+    /// While a message is encoded: its record is to name these, too. They must be kept until the message is put.
+    pub fn pass_on(&self) {
+        let named = |(segment, id, role): &(Arc<Inner>, ObjectId, usize)| Item::Named(segment.id, *id, *role);
+        if let Some(arrivals) = &self.0 {
+            PASSED.with_borrow_mut(|passed| passed.extend(arrivals.0.iter().map(named)));
+        }
+    }
 }
 
 impl Drop for Arrivals {
@@ -90,6 +107,8 @@ thread_local! {
 /// Something that went into a message and is more than its bytes.
 enum Item {
     Handle(Object),
+    /// A handle that somebody else keeps: of this segment, an object in a role.
+    Named(u128, ObjectId, usize),
     /// Something else, which wants to know what becomes of the message.
     Other(Box<dyn FnOnce(Fate<'_>)>),
 }
@@ -213,6 +232,7 @@ impl Passed {
         }
         let named = |item: &Item| match item {
             Item::Handle(object) => (object.segment().id == segment.id).then(|| (object.id(), object.role())),
+            Item::Named(home, id, role) => (*home == segment.id).then_some((*id, *role)),
             Item::Other(_) => None,
         };
         PASSED.with_borrow(|passed| passed[passed.len() - self.0..].iter().filter_map(named).collect())
