@@ -17,10 +17,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("codec", &["error", "segment"]),
     ("channel", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
     ("shared", &["error", "sys", "sync", "ring", "store", "segment", "codec"]),
-    ("manager", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared"]),
     ("process", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared"]),
     ("future", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),
     ("pool", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process"]),
+    ("manager", &["error", "sys", "sync", "ring", "store", "segment", "codec", "channel", "shared", "process", "pool"]),
 ];
 
 /// Files outside `src/sys/` that contain `unsafe`, and what for.

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::Manager;
 use crate::channel::{Connection, JoinableQueue, Queue, Receiver, Sender};
 use crate::error::Error;
+use crate::pool::Pool;
 use crate::shared::{
     Array, Barrier, BoundedSemaphore, ByteDict, Condvar, Dict, Event, List, Lock, Mutex, Namespace, Once, RLock,
     RawArray, RawValue, RwLock, Semaphore, Set, Value,
@@ -255,5 +256,32 @@ impl Manager {
     #[doc(alias = "Namespace")]
     pub fn namespace(&self) -> Result<Namespace, Error> {
         Namespace::new_in(&self.segment)
+    }
+}
+
+/// Pools.
+impl Manager {
+    /// Makes a pool of so many workers, which this process has, and whose [handle](Pool::handle) may be
+    /// [published](Self::publish). Other pools: `Pool::builder().segment(manager.segment())`.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    ///
+    /// Python: `Manager().Pool(processes)`, whose workers are the children of the manager's server.
+    ///
+    /// ```
+    /// use kinfolk::{Manager, PoolHandle};
+    ///
+    /// let manager = Manager::new()?;
+    /// let pool = manager.pool(2)?;
+    /// manager.publish("workers", &pool.handle()?)?;
+    /// // Elsewhere:
+    /// let pool = manager.find::<PoolHandle>("workers")?;
+    /// assert_eq!(pool.apply(|n: u32| n + 1, 1)?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "PoolProxy")]
+    pub fn pool(&self, processes: usize) -> Result<Pool, Error> {
+        Pool::builder().processes(processes).segment(&self.segment).build()
     }
 }

@@ -52,6 +52,7 @@ mod via;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

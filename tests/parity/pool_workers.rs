@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
-use kinfolk::{Error, ErrorKind, Event, Manager, Namespace, Pool, Process, Queue, Semaphore, TaskError, process};
+use kinfolk::{
+    Error, ErrorKind, Event, Manager, Namespace, Pool, PoolHandle, Process, Queue, Semaphore, TaskError, process,
+};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -409,6 +411,30 @@ fn a_pool_in_a_child_is_gone_behind_its_block_and_its_tasks_use_a_managers_queue
     all.sort_unstable();
     assert_eq!(all, squares(10));
     gone(&pids.get().unwrap());
+}
+
+/// Python's child ends the pool by `with obj: pass`; here it is its owner's, and goes on when a handle has gone.
+#[test]
+fn a_managers_pool_is_used_and_let_go_by_a_child() {
+    let _guard = guard();
+    let manager = Manager::with_size(64 << 20).unwrap();
+    let pool = manager.pool(4).unwrap();
+    let worker = |pool: PoolHandle| {
+        {
+            let pool = pool;
+            assert_eq!(pool.processes(), 4);
+            assert_eq!(pool.map(sqr, 0..10).unwrap(), squares(10));
+            assert_eq!(pool.apply_async(sqr, 5).unwrap().get().unwrap(), 25);
+        }
+        std::process::id()
+    };
+    let child = Process::spawn(worker, pool.handle().unwrap()).unwrap();
+    assert_eq!(child.pid(), child.join().unwrap());
+    assert_eq!(pool.apply(sqr, 3).unwrap(), 9);
+    let handle = pool.handle().unwrap();
+    pool.close();
+    pool.join().unwrap();
+    assert!(matches!(handle.apply(sqr, 3), Err(TaskError::Closed)));
 }
 
 thread_local! {
