@@ -185,6 +185,14 @@ fn data_is_made_in_the_managers_segment_and_changed_by_a_child() {
         names.set("set", &set).unwrap();
     }
     let manager = Manager::with_size(SIZE).unwrap();
+    let segment = manager.segment().clone();
+    // A thread of this process lets go what a child has received.
+    let reaches = |objects: usize| {
+        while segment.stats().objects > objects {
+            std::thread::yield_now();
+        }
+        assert_eq!(segment.stats().objects, objects);
+    };
     let plain: Plain = (
         manager.value(1).unwrap(),
         manager.raw_value(2).unwrap(),
@@ -200,7 +208,7 @@ fn data_is_made_in_the_managers_segment_and_changed_by_a_child() {
     drop(list);
     // Another one, which only its entry keeps.
     containers.0.set("set", &manager.set().unwrap()).unwrap();
-    assert_eq!(manager.segment().stats().objects, 6 + 4 + 1);
+    reaches(6 + 4 + 1);
     Process::spawn(uses, (plain.clone(), containers.clone())).unwrap().join().unwrap();
     assert_eq!((plain.0.get().unwrap(), plain.1.get().unwrap()), (2, 3));
     let arrays = [plain.2[0].to_vec(), plain.2[1].to_vec(), plain.3[0].to_vec(), plain.3[1].to_vec()];
@@ -209,9 +217,8 @@ fn data_is_made_in_the_managers_segment_and_changed_by_a_child() {
     assert!(dict.get("set").unwrap().unwrap().contains(&2).unwrap());
     assert_eq!(bytes.get(b"k").unwrap().as_deref(), Some(&b"v"[..]));
     assert!(set.contains(&3).unwrap() && names.get::<Set<u8>>("set").unwrap().unwrap().contains(&3).unwrap());
-    let segment = manager.segment().clone();
     drop((plain, containers));
-    assert_eq!(segment.stats().objects, 0);
+    reaches(0);
 }
 
 #[test]
