@@ -203,3 +203,24 @@ fn a_map_goes_on_when_cancelled_tasks_leave_room() {
     let stats = pool.stats();
     assert_eq!((stats.submitted, stats.done, stats.cancelled), (1 + 50 + 8, 1 + 8, 50));
 }
+
+#[test]
+fn a_map_that_waits_for_slots_is_taken_back_with_all_that_has_not_begun() {
+    const TASKS: u64 = 10 * DEPTH as u64;
+    let (pool, go, _guard) = held_up(2);
+    let one = pool.mapping().chunk_size(1).unwrap();
+    let begun = pool.apply_async(wait_for_go, 1).unwrap();
+    let mapped = one.map_async(wait_for_go, 0..TASKS).unwrap();
+    // Two are with the workers, sooner or later; nobody reads results, so nobody else feeds.
+    let taken_back = pool.cancel_all() as u64;
+    assert!((TASKS - 1..=TASKS + 1).contains(&taken_back), "{taken_back}");
+    go.set();
+    assert!(matches!(mapped.get(), Err(TaskError::Cancelled)));
+    assert!(matches!(begun.get(), Ok(2) | Err(TaskError::Cancelled)));
+    assert_eq!(pool.apply(wait_for_go, 4).unwrap(), 5, "it goes on");
+    pool.close();
+    pool.join().unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.submitted, stats.cancelled), (TASKS + 2, taken_back));
+    add_up(&stats);
+}

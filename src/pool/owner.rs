@@ -295,10 +295,12 @@ impl Owner {
 
     /// Takes all tasks out that no worker has begun; how many.
     pub fn cancel_all(&self) -> usize {
+        // First what would take the slots of the others.
+        let waiting = self.cancel_feeds();
         let tickets = locked(&self.ledger).tickets();
         let is_out =
             |ticket: &Ticket| self.board.cancel(*ticket) && self.resolve(*ticket, Err(TaskError::Cancelled), 0);
-        let count = tickets.into_iter().filter(is_out).count() + self.cancel_feeds();
+        let count = tickets.into_iter().filter(is_out).count() + waiting;
         self.look_again();
         count
     }
