@@ -10,8 +10,17 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, ErrorKind};
 use crate::segment::take_refusal;
 
-/// A scratch buffer larger than this is given back after use.
+/// A scratch buffer larger than this is given back after use,
 const KEEP_BYTES: usize = 1 << 20;
+/// unless a quarter of it was used, up to this: who sends one large message sends the next one too, and new memory is dear.
+const KEEP_LARGE_BYTES: usize = 16 << 20;
+
+/// Whether a buffer is kept that was used so far, and is always kept up to `small` bytes.
+#[inline]
+pub(crate) fn is_kept(buffer: &Vec<u8>, small: usize) -> bool {
+    let capacity = buffer.capacity();
+    capacity <= small || (capacity <= KEEP_LARGE_BYTES && buffer.len() >= capacity / 4)
+}
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -23,7 +32,7 @@ pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut buffer = SCRATCH.take();
     buffer.clear();
     let result = f(&mut buffer);
-    if buffer.capacity() <= KEEP_BYTES {
+    if is_kept(&buffer, KEEP_BYTES) {
         SCRATCH.set(buffer);
     }
     result
@@ -46,7 +55,7 @@ pub(crate) fn with_key<K: 'static, Q: Serialize + ?Sized, R>(
         let at = if is_bytes::<K>() { buffer.iter().position(|byte| *byte < 0x80).map_or(0, |k| k + 1) } else { 0 };
         f(&buffer[at..])
     });
-    if buffer.capacity() <= KEEP_BYTES {
+    if is_kept(&buffer, KEEP_BYTES) {
         KEY.set(buffer);
     }
     result

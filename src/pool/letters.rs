@@ -3,10 +3,11 @@
 use super::ledger::{Entry, Leaves};
 use super::message::{AnswerHead, HEAD, Word};
 use crate::channel::Came;
+use crate::codec;
 
 /// So many results are dealt with at once, if so many are there: the ledger is locked once for all of them.
 pub(super) const MOST: usize = 32;
-/// Bytes that a message keeps for the next one in its place.
+/// Bytes that a message keeps for the next one in its place, if that need not be as large.
 const KEEP_BYTES: usize = 1 << 16;
 
 /// A message.
@@ -50,7 +51,7 @@ impl Letter {
     /// It was dealt with.
     pub fn clear(&mut self) {
         (self.head, self.entry, self.came) = (None, None, None);
-        if self.bytes.capacity() > KEEP_BYTES {
+        if !codec::is_kept(&self.bytes, KEEP_BYTES) {
             self.bytes = Vec::new();
         }
     }
