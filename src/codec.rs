@@ -178,6 +178,17 @@ pub(crate) fn from_bytes<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     (&mut slot as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take)
 }
 
+/// The encoding of a value that is its own.
+#[inline]
+pub(crate) fn into_bytes<T: 'static>(value: T) -> Result<Vec<u8>, T> {
+    if !is_bytes::<T>() {
+        return Err(value);
+    }
+    let mut slot = Some(value);
+    let bytes = (&mut slot as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>().and_then(Option::take);
+    Ok(bytes.expect("a T is a Vec<u8> here"))
+}
+
 /// Receives bytes with `recv` and decodes them; with them comes what `recv` says. `Err(Err(_))` if they are no `T`.
 #[inline]
 pub(crate) fn received<T, N, E>(recv: impl FnOnce(&mut Vec<u8>) -> Result<N, E>) -> Result<(T, N), Result<E, Error>>

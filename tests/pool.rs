@@ -82,6 +82,42 @@ fn large_arguments_and_results_travel() {
     assert_eq!(sums, (0..40).map(|n| n * 100_000).collect::<Vec<u64>>());
 }
 
+/// Kills its worker once, then gives back what it got.
+fn dies_once((bytes, tries): (Vec<u8>, Queue<u32>)) -> Vec<u8> {
+    tries.put(1).unwrap();
+    if tries.len() == 1 {
+        std::process::abort();
+    }
+    bytes
+}
+
+#[test]
+fn bytes_of_all_lengths_travel_as_arguments_and_results() {
+    let _guard = guard();
+    let pool = Pool::new(1).unwrap();
+    let handle = pool.handle().unwrap();
+    for len in (65_500..65_570).chain([0, 1, 70_000, 200_000, 65_536]) {
+        let bytes: Vec<u8> = (0..len).map(|k| k as u8).collect();
+        let text: String = (0..len).map(|k| (b'a' + (k % 26) as u8) as char).collect();
+        assert_eq!(pool.apply(|bytes: Vec<u8>| bytes, bytes.clone()).unwrap(), bytes);
+        assert_eq!(handle.apply(|bytes: Vec<u8>| bytes, bytes.clone()).unwrap(), bytes);
+        assert_eq!(pool.apply(|text: String| text, text.clone()).unwrap(), text);
+        let (n, twice) = pool.apply(|bytes: Vec<u8>| (bytes.len(), [bytes.clone(), bytes]), bytes.clone()).unwrap();
+        assert!(n == len && twice.iter().all(|half| *half == bytes));
+        // Small after large, and the other way round, in one worker.
+        assert_eq!(pool.apply(|bytes: Vec<u8>| bytes.len(), bytes.clone()).unwrap(), len);
+        assert_eq!(pool.apply(|len: usize| vec![5u8; len], len).unwrap(), vec![5; len]);
+        assert_eq!(pool.map(|bytes: Vec<u8>| bytes, [bytes.clone(), Vec::new()]).unwrap(), [bytes, Vec::new()]);
+    }
+    let bytes = vec![3; 300_000];
+    let job = pool.job(|bytes: Vec<u8>| bytes, bytes.clone()).retries(1);
+    assert_eq!(job.submit().unwrap().get().unwrap(), bytes);
+    let job = pool.job(dies_once, (bytes.clone(), Queue::<u32>::new(0).unwrap())).retries(1);
+    assert_eq!(job.submit().unwrap().get().unwrap(), bytes);
+    assert!(matches!(pool.apply(|_: Vec<u8>| -> Vec<u8> { panic!("large") }, bytes), Err(TaskError::Panicked { .. })));
+    assert_eq!(pool.apply(|n: u32| n, 1).unwrap(), 1);
+}
+
 #[test]
 fn a_panic_is_one_error_in_one_place() {
     let _guard = guard();

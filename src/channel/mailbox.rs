@@ -188,8 +188,20 @@ impl Mailbox {
     ) -> Result<(), Ended> {
         match self.granules_for(bytes.len() + handles.len() * HANDLE_BYTES) {
             Some(n) => self.send_record(lane, Record { n, kind: INLINE, handles, payload: bytes }, deadline, stop),
-            None => self.send_block(lane, bytes, handles, deadline, stop),
+            None => self.send_block(lane, [bytes, &[]], handles, deadline, stop),
         }
+    }
+
+    /// As [`send`](Self::send), of a message that lies in two places and is so long that it does not go through the ring.
+    pub fn send_parts(
+        &self,
+        lane: Lane,
+        parts: [&[u8]; 2],
+        handles: &[Handle],
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), Ended> {
+        self.send_block(lane, parts, handles, deadline, stop)
     }
 
     /// Granules of a record with so many bytes behind its head, if it may be one.
@@ -216,14 +228,15 @@ impl Mailbox {
     fn send_block(
         &self,
         lane: Lane,
-        bytes: &[u8],
+        [head, rest]: [&[u8]; 2],
         handles: &[Handle],
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), Ended> {
+        let len = head.len() + rest.len();
         let refuse = |message| Err(Ended::Failed(Error::new(ErrorKind::InvalidInput, "send message", message)));
-        if bytes.len() > MAX_MESSAGE {
-            return refuse(format!("{} B, expected at most {MAX_MESSAGE} B", bytes.len()));
+        if len > MAX_MESSAGE {
+            return refuse(format!("{len} B, expected at most {MAX_MESSAGE} B"));
         }
         let least = (RECORD_HEAD + BLOCK_PAYLOAD + handles.len() * HANDLE_BYTES).div_ceil(1 << GRANULE_SHIFT);
         if least > self.numbers.granules as usize / 2 {
@@ -231,10 +244,12 @@ impl Mailbox {
             return refuse(format!("{} handles in one message, expected as many as fit {room} B", handles.len()));
         }
         let segment = self.object.segment();
-        let run = segment.alloc(lane, bytes.len(), self.object.id().word()).map_err(Ended::Failed)?;
-        segment.run_slice(run).write(0, bytes);
-        let payload = block_payload(run, bytes.len());
-        let n = self.granules_for_block(bytes.len()).max(least as u32);
+        let run = segment.alloc(lane, len, self.object.id().word()).map_err(Ended::Failed)?;
+        let slice = segment.run_slice(run);
+        slice.write(0, head);
+        slice.write(head.len(), rest);
+        let payload = block_payload(run, len);
+        let n = self.granules_for_block(len).max(least as u32);
         let sent = self.send_record(lane, Record { n, kind: BLOCK, handles, payload: &payload }, deadline, stop);
         match sent {
             Ok(()) => segment.run_live(run, lane),

@@ -44,7 +44,7 @@ pub use pipe::{Connection, pipe, pipe_in};
 pub use pipe_builder::PipeBuilder;
 pub use queue::{Delivery, Queue};
 pub use queue_builder::QueueBuilder;
-pub(crate) use raw::{Came, RawRefused};
+pub(crate) use raw::{Came, LARGE, Parts, RawRefused};
 pub use stats::QueueStats;
 pub use wait::wait;
 

@@ -75,17 +75,35 @@ impl Came {
     }
 }
 
-/// A buffer, and what is done as soon as a message is in it, while the message is still the queue's.
+/// From this length on a message may lie in two places: bytes that are long are not copied only to have something in front.
+pub(crate) const LARGE: usize = 64 << 10;
+
+/// Where a message goes: the first bytes to one buffer, and the rest, if that is [`LARGE`], to another, which is empty
+/// otherwise.
+pub(crate) struct Parts<'a> {
+    pub head: &'a mut Vec<u8>,
+    pub rest: &'a mut Vec<u8>,
+    /// How many bytes go to the head then.
+    pub at: usize,
+}
+
+/// Two buffers, and what is done as soon as a message is in them, while the message is still the queue's.
 struct Claimed<'a, F> {
-    buffer: &'a mut Vec<u8>,
+    parts: Parts<'a>,
     claim: F,
 }
 
 impl<F: FnMut(&[u8])> Target for Claimed<'_, F> {
     #[inline]
     fn fill(&mut self, data: &ShmSlice<'_>, at: usize, len: usize) {
-        self.buffer.fill(data, at, len);
-        (self.claim)(self.buffer);
+        let Parts { head, rest, at: first } = &mut self.parts;
+        let first = if len - len.min(*first) >= LARGE { *first } else { len };
+        head.fill(data, at, first);
+        rest.clear();
+        if first < len {
+            rest.fill(data, at + first, len - first);
+        }
+        (self.claim)(head);
     }
 }
 
@@ -116,7 +134,24 @@ impl Queue<Vec<u8>> {
         Ok(())
     }
 
-    /// Appends the oldest message to `buffer`.
+    /// As [`put_encoded`](Self::put_encoded), of a message without handles that lies in two places, if there is something in
+    /// the second, which is [`LARGE`] then.
+    #[inline]
+    pub(crate) fn put_parts(
+        &self,
+        [head, rest]: [&[u8]; 2],
+        passed: &mut Option<Passed>,
+        deadline: Deadline,
+        stop: impl Fn() -> bool,
+    ) -> Result<(), RawRefused> {
+        if rest.is_empty() {
+            return self.put_encoded(head, passed, deadline, stop);
+        }
+        let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
+        Ok(self.inner.mailbox.send_parts(lane, [head, rest], &[], deadline, stop)?)
+    }
+
+    /// Takes the oldest message into `buffer`.
     #[inline]
     pub(crate) fn get_encoded(
         &self,
@@ -128,19 +163,19 @@ impl Queue<Vec<u8>> {
         Ok(Came(self.inner.mailbox.recv(lane, buffer, deadline, stop)?))
     }
 
-    /// As [`get_encoded`](Self::get_encoded); calls `claim` with the message before the queue forgets it. Whoever dies before
+    /// As [`get_encoded`](Self::get_encoded); calls `claim` with its first part before the queue forgets it. Whoever dies before
     /// `claim` leaves the message to another; whoever dies in it or soon after it may leave it to another, too, who has to
     /// find out that it was claimed.
     #[inline]
     pub(crate) fn claim_encoded(
         &self,
-        buffer: &mut Vec<u8>,
+        parts: Parts<'_>,
         deadline: Deadline,
         stop: impl Fn() -> bool,
         claim: impl FnMut(&[u8]),
     ) -> Result<Came, RawRefused> {
         let lane = self.inner.object.segment().lane().map_err(RawRefused::Failed)?;
-        Ok(Came(self.inner.mailbox.recv(lane, &mut Claimed { buffer, claim }, deadline, stop)?))
+        Ok(Came(self.inner.mailbox.recv(lane, &mut Claimed { parts, claim }, deadline, stop)?))
     }
 
     /// As [`get_encoded`](Self::get_encoded), if there is one now.

@@ -202,7 +202,7 @@ impl Owner {
             if timed {
                 self.bell.ring();
             }
-            let sent = self.send(ticket, draft.call, buffer, passed, false);
+            let sent = self.send(ticket, draft.call, (buffer, &[]), passed, false);
             if matches!(sent, Ok(true)) {
                 return Ok(None);
             }
@@ -261,6 +261,7 @@ where
                     calls_back: self.calls_back,
                     // It is the owner who keeps the arguments.
                     terms: (self.terms)(self.kept.then(|| Arc::new(|_: &mut Vec<u8>| Ok(())) as Again)),
+                    large: &[],
                 };
                 refused = client.submit(&mut draft, |buffer| write(&self.items[range.clone()], buffer)).err();
             }
@@ -299,6 +300,7 @@ where
                 index: range.start,
                 calls_back: self.calls_back,
                 terms: (self.terms)(again),
+                large: &[],
             };
             match owner.offer(draft, |buffer| write(&self.items[range.clone()], buffer)) {
                 Ok(None) => self.begin = range.end,

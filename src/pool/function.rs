@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::message::{HEAD, TaskHead, Word};
 use super::worker::{self, Outfit};
-use crate::channel::{Came, Queue};
+use crate::channel::{Came, LARGE, Queue};
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Panic, last_panic, the_function};
@@ -61,6 +61,11 @@ pub(super) struct Desk {
     pub word: Cell<Option<Word>>,
     /// Where results go.
     pub results: Cell<Option<Queue<Vec<u8>>>>,
+    /// The arguments, if they are [large](crate::channel::LARGE); they are not in the message's buffer then. Its memory, if no
+    /// argument has it.
+    pub large: Cell<Vec<u8>>,
+    /// The result, if that is bytes as they are, and large: it belongs behind what is in the buffer.
+    pub large_result: Cell<Vec<u8>>,
 }
 
 thread_local! {
@@ -74,12 +79,25 @@ fn run_task<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 'st
 ) -> Result<(), Error> {
     // SAFETY: only `of_task` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
     let function: F = unsafe { the_function() };
-    let args: A = codec::decode_last(&buffer[HEAD..])?;
+    let large = DESK.with(|desk| desk.large.take());
+    let args: A = if large.is_empty() {
+        codec::decode_last(&buffer[HEAD..])?
+    } else if codec::is_bytes::<A>() {
+        codec::from_bytes(large).expect("a Vec<u8> is an A here")
+    } else {
+        let args = codec::decode(&large)?;
+        DESK.with(|desk| desk.large.set(large));
+        args
+    };
     buffer.truncate(HEAD);
     DESK.with(|desk| drop(desk.came.take()));
     match catch_unwind(AssertUnwindSafe(|| function(args))) {
         Ok(result) => {
-            encode_result(buffer, |buffer| codec::append_last(&result, buffer))?;
+            match codec::into_bytes(result) {
+                Ok(bytes) if bytes.len() >= LARGE => DESK.with(|desk| desk.large_result.set(bytes)),
+                Ok(bytes) => buffer.extend_from_slice(&bytes),
+                Err(result) => encode_result(buffer, |buffer| codec::append_last(&result, buffer))?,
+            }
             note(Word::Returned);
         }
         Err(payload) => write_panic(buffer, &*payload),
@@ -95,7 +113,8 @@ fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 's
     // SAFETY: only `of_chunk` names this function, and it was given a value of `F`; it checks that `F` has no bytes.
     let function: F = unsafe { the_function() };
     let count = TaskHead::read(buffer).map_or(0, |head| head.count).min(MOST_ITEMS);
-    let mut rest = &buffer[HEAD..];
+    let large = DESK.with(|desk| desk.large.take());
+    let mut rest = if large.is_empty() { &buffer[HEAD..] } else { &large[..] };
     let mut next = || {
         let (item, behind) = codec::decode_one::<A>(rest)?;
         rest = behind;
@@ -105,6 +124,7 @@ fn run_chunk<F: Function<A, R>, A: DeserializeOwned + 'static, R: Serialize + 's
     let first = if count > 0 { Some(next()?) } else { None };
     let others: Vec<A> = (1..count).map(|_| next()).collect::<Result<_, Error>>()?;
     buffer.truncate(HEAD);
+    DESK.with(|desk| desk.large.set(large));
     DESK.with(|desk| drop(desk.came.take()));
     for item in first.into_iter().chain(others) {
         let begin = buffer.len();

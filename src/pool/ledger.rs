@@ -74,6 +74,8 @@ pub(super) struct Draft<'a> {
     /// The pool's own thread has something to do when it ends.
     pub calls_back: bool,
     pub terms: Option<Box<Terms>>,
+    /// The arguments, if they are bytes as they are, and many: then nothing is written in front of them.
+    pub large: &'a [u8],
 }
 
 /// A task under way. It fits a cache line.

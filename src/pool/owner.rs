@@ -191,7 +191,7 @@ impl Owner {
             if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            if let Err(error) = self.send(ticket, draft.call, buffer, passed, true) {
+            if let Err(error) = self.send(ticket, draft.call, (buffer, draft.large), passed, true) {
                 // Nobody saw it, so it is still there, unless all were taken out.
                 self.board.cancel(ticket);
                 let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
@@ -238,13 +238,13 @@ impl Owner {
         }
     }
 
-    /// Puts the message of a task that was taken in; whether there was room, for which it may wait. After an error the task
+    /// Puts the message of a task that was taken in, which may lie in two places; whether there was room, for which it may wait. After an error the task
     /// is still in.
     pub(super) fn send(
         &self,
         ticket: Ticket,
         call: Call,
-        buffer: &mut [u8],
+        (buffer, large): (&mut [u8], &[u8]),
         passed: Passed,
         may_wait: bool,
     ) -> Result<bool, TaskError> {
@@ -256,7 +256,7 @@ impl Owner {
         let mut wait = Deadline::after(Duration::ZERO);
         let mut sent = true;
         loop {
-            match self.tasks.put_encoded(buffer, &mut passed, wait, stop) {
+            match self.tasks.put_parts([buffer, large], &mut passed, wait, stop) {
                 Ok(()) => break,
                 Err(RawRefused::Timeout) if !may_wait => {
                     sent = false;

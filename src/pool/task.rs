@@ -14,6 +14,7 @@ use super::error::TaskError;
 use super::function::{self, Function};
 use super::ledger::{Again, Call, Draft, Part, Sink, Terms};
 use super::via::{Source, Via};
+use crate::channel::LARGE;
 use crate::codec;
 use crate::sys::clock::Deadline;
 
@@ -268,7 +269,7 @@ where
         let sink: Arc<dyn Sink> = Arc::new(Single { cell: Arc::clone(&cell), decode: decode_result::<R> });
         let owner = self.pool.owner();
         let (retries, timeout) = (self.retries, self.timeout);
-        let mut draft = Draft { call, sink: &sink, index: 0, calls_back, terms: None };
+        let mut draft = Draft { call, sink: &sink, index: 0, calls_back, terms: None, large: &[] };
         let ticket = if retries > 0 {
             let args = Arc::new(self.args);
             let once_more = Arc::clone(&args);
@@ -277,7 +278,13 @@ where
             owner.submit(&mut draft, |buffer| codec::append_last(&*args, buffer))?
         } else {
             draft.terms = Terms::unless_usual(retries, timeout, None);
-            owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?
+            match codec::as_bytes(&self.args).filter(|bytes| bytes.len() >= LARGE) {
+                Some(bytes) => {
+                    draft.large = bytes;
+                    owner.submit(&mut draft, |_| Ok(()))?
+                }
+                None => owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?,
+            }
         };
         Ok(Task { owner: owner.clone(), cell, ticket: Some(ticket) })
     }

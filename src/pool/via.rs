@@ -33,7 +33,13 @@ impl Via {
     ) -> Result<Ticket, TaskError> {
         match self {
             Self::Own(owner) => owner.submit(draft, encode),
-            Self::Far(client) => client.submit(draft, encode),
+            Self::Far(client) => {
+                let large = std::mem::take(&mut draft.large);
+                client.submit(draft, |buffer| {
+                    buffer.extend_from_slice(large);
+                    encode(buffer)
+                })
+            }
         }
     }
 

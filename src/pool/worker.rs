@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::board::Board;
 use super::function::{DESK, write_panic};
 use super::message::{AnswerHead, HEAD, TaskHead, Word};
-use crate::channel::{Queue, RawRefused};
+use crate::channel::{Parts, Queue, RawRefused};
 use crate::error::Error;
 use crate::process::last_panic;
 use crate::shared::RawArray;
@@ -92,7 +92,7 @@ impl Worker {
             return self.give_up("the worker runs another build of the program");
         }
         self.say(Word::Ready, &[]);
-        let (mut buffer, mut done) = (Vec::new(), 0);
+        let (mut buffer, mut large, mut done) = (Vec::new(), Vec::new(), 0);
         let tasks = self.outfit.tasks.clone();
         let board = self.board.clone();
         let rest = Rest::default();
@@ -108,17 +108,22 @@ impl Worker {
                 rest.goes_on(&board, self.outfit.row);
                 board.is_stopping()
             };
-            let came = match tasks.claim_encoded(&mut buffer, Deadline::NEVER, stop, begin) {
+            let parts = Parts { head: &mut buffer, rest: &mut large, at: HEAD };
+            let came = match tasks.claim_encoded(parts, Deadline::NEVER, stop, begin) {
                 Ok(came) => came,
                 Err(RawRefused::Timeout) => continue,
                 Err(RawRefused::Stopped) => return,
                 Err(RawRefused::Failed(error)) => return self.give_up(&format!("tasks cannot be read: {error}")),
             };
             let Some(head) = begun else { continue };
-            DESK.with(|desk| desk.came.set(Some(came)));
+            DESK.with(|desk| {
+                desk.came.set(Some(came));
+                desk.large.set(std::mem::take(&mut large));
+            });
             if !self.run_one(head, &mut buffer) {
                 return;
             }
+            large = DESK.with(|desk| desk.large.take());
             done += 1;
             if done == self.outfit.max_tasks {
                 return;
@@ -142,9 +147,9 @@ impl Worker {
             })
         });
         let nanos = begin.map_or(0, |begin| begin.elapsed().as_nanos() as u64);
-        let (word, mut passed) = DESK.with(|desk| {
+        let (word, mut passed, large) = DESK.with(|desk| {
             drop(desk.came.take());
-            (desk.word.take(), desk.passed.take())
+            (desk.word.take(), desk.passed.take(), desk.large_result.take())
         });
         let word = match ran {
             Ok(()) => {
@@ -169,7 +174,8 @@ impl Worker {
         let mut answer = AnswerHead { word, ticket: head.ticket, nanos };
         answer.write(buffer);
         let results = &self.outfit.results;
-        if let Err(RawRefused::Failed(error)) = results.put_encoded(buffer, &mut passed, Deadline::NEVER, || false) {
+        let sent = results.put_parts([buffer, &large], &mut passed, Deadline::NEVER, || false);
+        if let Err(RawRefused::Failed(error)) = sent {
             // Too large, or no room for it: this much finds room.
             if let Some(passed) = passed.take() {
                 passed.withdraw();
