@@ -17,8 +17,11 @@ use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::process::Panic;
 
-/// How long a chunk should take whose size the pool may choose.
+/// How long a chunk should take whose size the pool may choose,
 const CHUNK_NANOS: u64 = 200_000;
+/// and how long at most, while each worker has [`MUCH`] such chunks before it.
+const LONG_CHUNK_NANOS: u64 = 2_000_000;
+const MUCH: u64 = 16;
 /// The largest chunk that the pool chooses.
 const MOST_CHOSEN: u64 = 8192;
 
@@ -104,11 +107,25 @@ impl Tally {
         self.sent.load(Relaxed).wrapping_sub(self.left.load(Acquire))
     }
 
+    /// How long an item takes, if that is known.
+    fn each(&self) -> Option<u64> {
+        let items = self.items.load(Relaxed);
+        (items > 0).then(|| (self.nanos.load(Relaxed) / items).max(1))
+    }
+
     /// How many items make a chunk of the right length, if that is known.
     pub fn chunk(&self) -> Option<u64> {
-        let items = self.items.load(Relaxed);
-        let each = self.nanos.load(Relaxed).checked_div(items)?.max(1);
-        Some((CHUNK_NANOS / each).clamp(1, MOST_CHOSEN))
+        Some((CHUNK_NANOS / self.each()?).clamp(1, MOST_CHOSEN))
+    }
+
+    /// The same, when so many items are left for so many workers, and nobody waits for the first results: longer ones while
+    /// there is much to do, as each costs its sender a wake-up, and shorter ones near the end, so that all workers end at the
+    /// same time.
+    pub fn chunk_of(&self, left: u64, workers: u64) -> Option<u64> {
+        let each = self.each()?;
+        let before = left.saturating_mul(each) / workers;
+        let chunk = (before / MUCH).clamp(CHUNK_NANOS, LONG_CHUNK_NANOS) / each;
+        Some(chunk.clamp(1, MOST_CHOSEN).min(left / (2 * workers)).max(1))
     }
 }
 
@@ -286,6 +303,22 @@ mod tests {
             codec::encode(result, &mut bytes).unwrap();
         }
         bytes
+    }
+
+    #[test]
+    fn chunks_are_long_while_there_is_much_and_short_near_the_end() {
+        let tally = Tally::default();
+        assert_eq!((tally.chunk(), tally.chunk_of(1000, 2)), (None, None));
+        tally.came(10, 1_000_000);
+        // 0.1 ms each.
+        assert_eq!(tally.chunk(), Some(2));
+        let chunks = [1_000_000, 2000, 200, 64, 20, 7, 3, 1, 0].map(|left| tally.chunk_of(left, 2).unwrap());
+        assert_eq!(chunks, [20, 20, 6, 2, 2, 1, 1, 1, 1]);
+        assert_eq!(tally.chunk_of(u64::MAX, 1), Some(20));
+        // So short that the clock does not see it.
+        let tally = Tally::default();
+        tally.came(1_000_000, 1);
+        assert_eq!((tally.chunk(), tally.chunk_of(1 << 40, 4)), (Some(MOST_CHOSEN), Some(MOST_CHOSEN)));
     }
 
     #[test]

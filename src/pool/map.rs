@@ -43,7 +43,8 @@ impl<'p> Mapping<'p> {
     }
 
     /// How many items a worker gets at once. A chunk is one task: its worker's death costs all of its items. By default the
-    /// pool chooses so that a chunk takes about 0.2 ms; of [`map_async`](Self::map_async), four chunks for each worker.
+    /// pool chooses so that a chunk takes about 0.2 ms, up to 2 ms while a [`map`](Self::map) has much before it; of
+    /// [`map_async`](Self::map_async), four chunks for each worker.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for 0, or more than 1048576. Python: `chunksize`.
@@ -135,16 +136,15 @@ impl<'p> Mapping<'p> {
         let mut items = items.into_iter();
         let mut begin = 0;
         loop {
-            let measured = batch.tally.chunk();
+            let measured = match items.size_hint() {
+                (left, Some(most)) if left == most => batch.tally.chunk_of(left as u64, workers as u64),
+                _ => batch.tally.chunk(),
+            };
             let (chunk, window) = match (self.chunk, measured) {
                 (Some(chunk), _) => (chunk, WINDOW),
                 // Until something is known of how long they take.
                 (None, None) => (1, 2 * workers),
-                (None, Some(chunk)) => {
-                    // Near the end smaller ones, so that all workers end at the same time.
-                    let left = items.size_hint().0 as u64 / (2 * workers as u64);
-                    (chunk.min(left.max(1)) as usize, 4 * workers)
-                }
+                (None, Some(chunk)) => (chunk as usize, 4 * workers),
             };
             let (sent, len) = if chunk == 1 {
                 let Some(item) = items.next() else { break };
