@@ -8,6 +8,7 @@ mod support {
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use kinfolk::pool::NotSubmitted;
 use kinfolk::{Event, Pool, Queue, Segment, TaskError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use support::watchdog::watchdog;
@@ -168,4 +169,117 @@ fn handles_beside_an_argument_that_cannot_be_sent_are_given_up() {
     assert!(matches!(refused, Err(TaskError::Arguments(_))), "{refused:?}");
     gone(&segment, id, "unsendable");
     assert_eq!(pool.apply(|n: u32| n, 1).unwrap(), 1);
+}
+
+/// A pool whose only worker waits, with one more task than that under way: no slot is free.
+fn full() -> (Pool, Event, Vec<kinfolk::Task<u32>>) {
+    let go = Event::new().unwrap();
+    let wait = |go: Event| -> u32 {
+        go.wait();
+        1
+    };
+    let pool = Pool::builder().processes(1).depth(2).build().unwrap();
+    let tasks = (0..2).map(|_| pool.apply_async(wait, go.clone()).unwrap()).collect();
+    (pool, go, tasks)
+}
+
+#[test]
+fn a_job_for_which_there_is_no_room_comes_back_whole() {
+    let _guard = guard();
+    let (pool, go, tasks) = full();
+    let (told, count) = std::sync::mpsc::channel();
+    let job = |retries| {
+        let told = told.clone();
+        let job = pool.job(|text: String| text.len(), "some text".to_owned()).retries(retries);
+        job.callback(move |len| told.send(*len).unwrap())
+    };
+    let jobs: Vec<_> = [0, 3].into_iter().map(job).collect();
+    // Over and over.
+    let mut back = Vec::new();
+    for mut job in jobs {
+        for _ in 0..3 {
+            job = job.try_submit().unwrap_err().into_job().unwrap();
+            let began = Instant::now();
+            job = job.submit_timeout(SHORT).unwrap_err().into_job().unwrap();
+            assert!(began.elapsed() >= SHORT);
+        }
+        back.push(job);
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.submitted, stats.failed, stats.cancelled), (2, 0, 0), "what was not taken does not count");
+    go.set();
+    for job in back {
+        let task = job.submit_timeout(LONG).unwrap();
+        assert_eq!(task.get().unwrap(), 9);
+    }
+    assert!(tasks.into_iter().all(|task| task.get().is_ok_and(|n| n == 1)));
+    // Room is seen although nobody has read the results that make it.
+    for _ in 0..50 {
+        let first: Vec<_> = (0..2).map(|n| pool.apply_async(|n: u32| n, n).unwrap()).collect();
+        let mut job = pool.job(|n: u32| n, 7);
+        let task = loop {
+            match job.try_submit() {
+                Ok(task) => break task,
+                Err(refused) => job = refused.into_job().unwrap(),
+            }
+        };
+        assert_eq!(task.get().unwrap(), 7);
+        drop(first);
+    }
+    drop(told);
+    pool.close();
+    let refused = pool.job(|n: u32| n, 7).try_submit();
+    assert!(matches!(refused, Err(NotSubmitted::Failed(TaskError::Closed))), "{:?}", refused.err());
+    pool.join().unwrap();
+    drop(pool);
+    assert_eq!(count.try_iter().collect::<Vec<_>>(), [9, 9], "called once each");
+}
+
+#[test]
+fn a_job_whose_bytes_find_no_room_comes_back_whole() {
+    let _guard = guard();
+    // Slots there are enough, but messages of this size fill the queue.
+    let go = Event::new().unwrap();
+    let wait = |(go, bytes): (Event, serde_bytes::ByteBuf)| {
+        go.wait();
+        bytes.len()
+    };
+    let pool = Pool::new(1).unwrap();
+    let handle = pool.handle().unwrap();
+    let bytes = serde_bytes::ByteBuf::from(vec![1; 1 << 20]);
+    let mut tasks = Vec::new();
+    let mut job = pool.job(wait, (go.clone(), bytes.clone()));
+    let job = loop {
+        match job.submit_timeout(SHORT) {
+            Ok(task) => tasks.push(task),
+            Err(NotSubmitted::Full(job)) => break job,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(tasks.len() < 4000, "it is full before that");
+        job = pool.job(wait, (go.clone(), bytes.clone()));
+    };
+    let raw = pool.job(|bytes: Vec<u8>| bytes.len(), vec![2; 1 << 20]).try_submit();
+    let raw = raw.unwrap_err().into_job().unwrap();
+    // Through a handle, whose pipe the owner stops reading.
+    let mut few = Vec::new();
+    let one_more = loop {
+        match handle.job(|n: u32| n, few.len() as u32).submit_timeout(Duration::from_millis(50)) {
+            Ok(task) => few.push(task),
+            Err(refused) => break refused.into_job().unwrap(),
+        }
+        assert!(few.len() <= 4096, "it is full before that");
+    };
+    let one_more = one_more.try_submit().unwrap_err().into_job().unwrap();
+    let stats = pool.stats();
+    go.set();
+    assert_eq!(job.submit().unwrap().get().unwrap(), 1 << 20);
+    assert_eq!(raw.submit().unwrap().get().unwrap(), 1 << 20);
+    assert_eq!(one_more.submit().unwrap().get().unwrap(), few.len() as u32);
+    let asked = few.len() as u64;
+    assert!(few.into_iter().enumerate().all(|(n, task)| task.get().is_ok_and(|got| got == n as u32)));
+    let count = tasks.len() as u64;
+    assert!(tasks.into_iter().all(|task| task.get().is_ok_and(|len| len == 1 << 20)));
+    assert!(stats.failed == 0 && stats.cancelled == 0 && stats.submitted >= count, "{stats:?}");
+    let stats = pool.stats();
+    assert_eq!((stats.submitted, stats.done), (count + 3 + asked, count + 3 + asked));
 }

@@ -165,7 +165,7 @@ impl Client {
         Request::plain(Wish::Hello, user, 0).write(&mut buffer);
         let (encoded, passed) = requests.encoding(|| codec::encode(&hello, &mut buffer));
         let mut passed = Some(passed);
-        let sent = encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut passed));
+        let sent = encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut passed, Deadline::NEVER));
         if let Some(passed) = passed {
             passed.withdraw();
         }
@@ -176,12 +176,12 @@ impl Client {
         Ok(Line { pid: std::process::id(), user, replies })
     }
 
-    fn put(&self, bytes: &[u8], passed: &mut Option<Passed>) -> Result<(), RawRefused> {
+    fn put(&self, bytes: &[u8], passed: &mut Option<Passed>, until: Deadline) -> Result<(), RawRefused> {
         let over = || self.reach.over.load() != 0;
         if over() {
             return Err(RawRefused::Stopped);
         }
-        self.reach.requests.put_encoded(bytes, passed, Deadline::NEVER, over)
+        self.reach.requests.put_encoded(bytes, passed, until, over)
     }
 
     /// Sends a task whose arguments `encode` writes.
@@ -201,7 +201,7 @@ impl Client {
         if let Some(terms) = &draft.terms {
             (request.retries, request.timeout) = (terms.retries, terms.timeout);
         }
-        let sent = self.request(request, encode, pending, DEPTH);
+        let sent = self.request(request, encode, pending, DEPTH, draft.until);
         if calls_back {
             match sent {
                 Ok(_) => self.start_caller(),
@@ -219,6 +219,7 @@ impl Client {
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
         pending: Pending,
         most: usize,
+        until: Deadline,
     ) -> Result<u32, TaskError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -229,7 +230,7 @@ impl Client {
             let requests = &self.reach.requests;
             let (encoded, passed) = requests.encoding(|| guarded("encode arguments", || encode(buffer)));
             let entered =
-                encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(pending, most));
+                encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(pending, most, until));
             let number = match entered {
                 Ok(number) => number,
                 Err(error) => {
@@ -240,7 +241,7 @@ impl Client {
             request.number = number;
             request.write(buffer);
             let mut passed = Some(passed);
-            let sent = self.put(buffer, &mut passed);
+            let sent = self.put(buffer, &mut passed, until);
             if let Some(passed) = passed {
                 passed.withdraw();
             }
@@ -248,6 +249,7 @@ impl Client {
             let taken_back = locked(&self.state).pending.remove(&number);
             let error = match refused {
                 RawRefused::Failed(error) => TaskError::Arguments(Arc::new(error)),
+                RawRefused::Timeout => TaskError::Full,
                 // What was asked before may still be answered.
                 _ => self.owner_gone(),
             };
@@ -257,7 +259,7 @@ impl Client {
     }
 
     /// Takes a request in, waiting while there are too many.
-    fn enter(&self, pending: Pending, most: usize) -> Result<u32, TaskError> {
+    fn enter(&self, pending: Pending, most: usize, until: Deadline) -> Result<u32, TaskError> {
         loop {
             {
                 let mut state = locked(&self.state);
@@ -278,7 +280,12 @@ impl Client {
                 let state = locked(&self.state);
                 state.pending.len() < most || state.ended.is_some()
             };
-            self.wait_until(&has_room, Deadline::NEVER);
+            if until.passed() {
+                self.read_what_is_there();
+            }
+            if !self.wait_until(&has_room, until) {
+                return Err(TaskError::Full);
+            }
         }
     }
 
@@ -292,7 +299,7 @@ impl Client {
         let pending = Pending { sink: Arc::clone(&answer) as _, part, calls_back: false };
         let mut request = Request::plain(Wish::Cancel, 0, 0);
         request.call.count = ticket.slot;
-        if self.request(request, |_| Ok(()), pending, usize::MAX).is_err() {
+        if self.request(request, |_| Ok(()), pending, usize::MAX, Deadline::NEVER).is_err() {
             return false;
         }
         self.wait_until(&|| answer.get().is_some(), Deadline::NEVER);

@@ -77,7 +77,7 @@ impl Owner {
             // Perhaps the last one that has the arguments.
             contained(|| drop(again));
             let sent = match encoded {
-                Ok(()) => self.send(ticket, call, (&mut buffer, &[]), passed, false),
+                Ok(()) => self.send(ticket, call, (&mut buffer, &[]), passed, Deadline::PASSED),
                 Err(error) => Err(TaskError::Arguments(Arc::new(error))),
             };
             match sent {

@@ -44,6 +44,9 @@ pub enum TaskError {
     /// The pool was terminated before the task had ended.
     #[error("the pool was terminated")]
     Terminated,
+    /// As many tasks are under way as the pool takes, or their arguments fill its memory.
+    #[error("as many tasks are under way as the pool takes")]
+    Full,
     /// The pool takes no more tasks: it was closed.
     #[error("the pool is closed")]
     Closed,

@@ -23,6 +23,7 @@ use super::message::HEAD;
 use super::owner::{Owner, locked};
 use crate::codec;
 use crate::error::Error;
+use crate::sys::clock::Deadline;
 
 /// What became of an attempt to send.
 pub(super) enum Fed {
@@ -202,7 +203,7 @@ impl Owner {
             if timed {
                 self.bell.ring();
             }
-            let sent = self.send(ticket, draft.call, (buffer, &[]), passed, false);
+            let sent = self.send(ticket, draft.call, (buffer, &[]), passed, Deadline::PASSED);
             if matches!(sent, Ok(true)) {
                 return Ok(None);
             }
@@ -262,6 +263,7 @@ where
                     // It is the owner who keeps the arguments.
                     terms: (self.terms)(self.kept.then(|| Arc::new(|_: &mut Vec<u8>| Ok(())) as Again)),
                     large: &[],
+                    until: Deadline::NEVER,
                 };
                 refused = client.submit(&mut draft, |buffer| write(&self.items[range.clone()], buffer)).err();
             }
@@ -301,6 +303,7 @@ where
                 calls_back: self.calls_back,
                 terms: (self.terms)(again),
                 large: &[],
+                until: Deadline::NEVER,
             };
             match owner.offer(draft, |buffer| write(&self.items[range.clone()], buffer)) {
                 Ok(None) => self.begin = range.end,

@@ -10,6 +10,7 @@ use super::board::Ticket;
 use super::error::TaskError;
 use super::letters::Letter;
 use crate::error::Error;
+use crate::sys::clock::Deadline;
 
 /// Where the result of a task goes.
 pub(super) trait Sink: Send + Sync {
@@ -76,6 +77,8 @@ pub(super) struct Draft<'a> {
     pub terms: Option<Box<Terms>>,
     /// The arguments, if they are bytes as they are, and many: then nothing is written in front of them.
     pub large: &'a [u8],
+    /// How long its sender waits for room.
+    pub until: Deadline,
 }
 
 /// A task under way. It fits a cache line.

@@ -104,7 +104,7 @@ impl<'p> Mapping<'p> {
         let write =
             |items: &P, buffer: &mut Vec<u8>| items.as_ref().iter().try_for_each(|item| codec::encode(item, buffer));
         let (retries, timeout) = self.pool.default_terms();
-        let mut draft = Draft { call, sink, index, calls_back: false, terms: None, large: &[] };
+        let mut draft = Draft { call, sink, index, calls_back: false, terms: None, large: &[], until: Deadline::NEVER };
         let owner = self.pool.owner();
         if retries == 0 {
             draft.terms = Terms::unless_usual(0, timeout, None);

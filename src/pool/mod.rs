@@ -37,6 +37,7 @@ mod function;
 mod guard;
 mod handle;
 mod imap;
+mod job;
 mod ledger;
 mod letters;
 mod map;
@@ -62,9 +63,10 @@ pub use error::TaskError;
 pub use function::Function;
 pub use handle::PoolHandle;
 pub use imap::Imap;
+pub use job::{Job, NotSubmitted};
 pub use map::Mapping;
 pub use stats::PoolStats;
-pub use task::{Job, Task};
+pub use task::Task;
 
 use crate::error::{Error, ErrorKind};
 use crate::segment::Segment;
@@ -153,7 +155,8 @@ impl Pool {
         self.apply_async(function, args)?.get()
     }
 
-    /// Has `function` called with `args` in a worker. Waits only if there are too many tasks under way.
+    /// Has `function` called with `args` in a worker. Waits only if there are too many tasks under way: see
+    /// [`Job::try_submit`].
     ///
     /// # Errors
     /// [`TaskError::Closed`], [`Terminated`](TaskError::Terminated), [`Broken`](TaskError::Broken),

@@ -191,17 +191,19 @@ impl Owner {
             if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }
-            if let Err(error) = self.send(ticket, draft.call, (buffer, draft.large), passed, true) {
-                // Nobody saw it, so it is still there, unless all were taken out.
-                self.board.cancel(ticket);
-                let unsent = self.change(|ledger| ledger.take(ticket, Leaves::Unsent));
-                if let Some(entry) = unsent {
-                    self.left(&entry);
-                    self.look_again();
-                }
-                return Err(error);
-            }
-            Ok(ticket)
+            let error = match self.send(ticket, draft.call, (buffer, draft.large), passed, draft.until) {
+                Ok(true) => return Ok(ticket),
+                Ok(false) => TaskError::Full,
+                Err(error) => error,
+            };
+            // Nobody saw it, so it is still there, unless all were taken out: then that is what became of it.
+            self.board.cancel(ticket);
+            let Some(entry) = self.change(|ledger| ledger.take(ticket, Leaves::Unsent)) else {
+                return if matches!(error, TaskError::Full) { Ok(ticket) } else { Err(error) };
+            };
+            self.left(&entry);
+            self.look_again();
+            Err(error)
         })
     }
 
@@ -231,22 +233,28 @@ impl Owner {
                 return Ok(ticket);
             }
             let full = || locked(&self.ledger).is_full();
-            self.wait_until(&|| !full() || self.refusal().is_some(), Deadline::NEVER);
+            if draft.until.passed() {
+                // Results that wait to be read may be those of all slots.
+                self.read_what_is_there();
+            }
+            let has_room = self.wait_until(&|| !full() || self.refusal().is_some(), draft.until);
             if let Some(refusal) = self.refusal() {
                 return Err(refusal);
+            }
+            if !has_room {
+                return Err(TaskError::Full);
             }
         }
     }
 
-    /// Puts the message of a task that was taken in, which may lie in two places; whether there was room, for which it may wait. After an error the task
-    /// is still in.
+    /// Puts the message of a task that was taken in, which may lie in two places; whether there was room in time. After an error the task is still in.
     pub(super) fn send(
         &self,
         ticket: Ticket,
         call: Call,
         (buffer, large): (&mut [u8], &[u8]),
         passed: Passed,
-        may_wait: bool,
+        until: Deadline,
     ) -> Result<bool, TaskError> {
         let Call { function, count, measured } = call;
         TaskHead { ticket, function, count: count.into(), measured }.write(buffer);
@@ -258,14 +266,14 @@ impl Owner {
         loop {
             match self.tasks.put_parts([buffer, large], &mut passed, wait, stop) {
                 Ok(()) => break,
-                Err(RawRefused::Timeout) if !may_wait => {
+                Err(RawRefused::Timeout) if until.passed() => {
                     sent = false;
                     break;
                 }
                 Err(RawRefused::Timeout) => {
                     // The workers may wait for room for their results.
                     self.read_what_is_there();
-                    wait = Deadline::after(TURN);
+                    wait = until.min(Deadline::after(TURN));
                 }
                 // It was taken out with all others.
                 Err(RawRefused::Stopped) => break,

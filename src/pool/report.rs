@@ -240,6 +240,7 @@ pub(super) enum Report {
     Result(Fault),
     Callback(String),
     Timeout,
+    Full,
     Taken,
     Failed(Fault),
 }
@@ -261,6 +262,7 @@ impl From<&TaskError> for Report {
             TaskError::Result(error) => Self::Result(Fault::of(error)),
             TaskError::Callback { message } => Self::Callback(message.clone()),
             TaskError::Timeout => Self::Timeout,
+            TaskError::Full => Self::Full,
             TaskError::Taken => Self::Taken,
             TaskError::Failed(error) => Self::Failed(Fault::of(error)),
         }
@@ -282,6 +284,7 @@ impl From<Report> for TaskError {
             Report::Result(fault) => Self::Result(fault.shared()),
             Report::Callback(message) => Self::Callback { message },
             Report::Timeout => Self::Timeout,
+            Report::Full => Self::Full,
             Report::Taken => Self::Taken,
             Report::Failed(fault) => Self::Failed(fault.shared()),
         }
@@ -356,6 +359,7 @@ mod tests {
             TaskError::OwnerGone { pid: 9 },
             TaskError::Callback { message: text("m") },
             TaskError::Timeout,
+            TaskError::Full,
             TaskError::Taken,
         ]);
         for kind in KINDS {

@@ -193,7 +193,8 @@ impl Service {
         let sink: Arc<dyn Sink> = Arc::clone(user) as _;
         // The pool's own thread reads the result: nobody here waits for it.
         let (call, index) = (request.call, number as usize);
-        let mut draft = Draft { call, sink: &sink, index, calls_back: true, terms: None, large: &[] };
+        let mut draft =
+            Draft { call, sink: &sink, index, calls_back: true, terms: None, large: &[], until: Deadline::NEVER };
         let (retries, timeout) = (request.retries, request.timeout);
         let submitted = if retries > 0 {
             let kept = Arc::new((args.to_vec(), came));

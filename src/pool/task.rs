@@ -1,25 +1,21 @@
-//! A task that was submitted, and what can be agreed for it before.
+//! A task that was submitted, and its outcome.
 
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::board::Ticket;
 use super::error::TaskError;
-use super::function::{self, Function};
-use super::ledger::{Again, Call, Draft, Part, Sink, Terms};
-use super::via::{Source, Via};
-use crate::channel::LARGE;
+use super::ledger::{Part, Sink};
+use super::via::Via;
 use crate::codec;
 use crate::sys::clock::Deadline;
 
-type OnDone<R> = Box<dyn FnOnce(&R) + Send>;
-type OnError = Box<dyn FnOnce(&TaskError) + Send>;
+pub(super) type OnDone<R> = Box<dyn FnOnce(&R) + Send>;
+pub(super) type OnError = Box<dyn FnOnce(&TaskError) + Send>;
 /// What is called with a result, and what with an error, if anything is.
 pub(super) type Callbacks<R> = Option<(Option<OnDone<R>>, Option<OnError>)>;
 
@@ -31,11 +27,11 @@ const FAILED: u8 = 2;
 pub(super) struct Cell<R> {
     state: AtomicU8,
     outcome: Mutex<Option<Result<R, TaskError>>>,
-    callbacks: Mutex<Callbacks<R>>,
+    pub(super) callbacks: Mutex<Callbacks<R>>,
 }
 
 impl<R> Cell<R> {
-    fn new(callbacks: Callbacks<R>) -> Self {
+    pub(super) fn new(callbacks: Callbacks<R>) -> Self {
         Self { state: AtomicU8::new(RUNNING), outcome: Mutex::new(None), callbacks: Mutex::new(callbacks) }
     }
 
@@ -56,9 +52,9 @@ impl<R> Cell<R> {
 }
 
 /// Where one task's result goes, however many parts it came in.
-struct Single<R> {
-    cell: Arc<Cell<R>>,
-    decode: fn(&[u8]) -> Result<R, TaskError>,
+pub(super) struct Single<R> {
+    pub cell: Arc<Cell<R>>,
+    pub decode: fn(&[u8]) -> Result<R, TaskError>,
 }
 
 impl<R: Send + 'static> Sink for Single<R> {
@@ -97,7 +93,7 @@ pub(super) fn deliver<R: Send + 'static>(
 }
 
 /// Decodes a result; a panic of its code is an error of this task.
-fn decode_result<R: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<R, TaskError> {
+pub(super) fn decode_result<R: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<R, TaskError> {
     match catch_unwind(|| codec::decode_last::<R>(bytes)) {
         Ok(decoded) => decoded.map_err(|e| TaskError::Result(Arc::new(e))),
         Err(_) => {
@@ -201,91 +197,5 @@ impl<R> Task<R> {
     /// [`TaskError::Cancelled`]. Python: `Future.cancel()`.
     pub fn cancel(&self) -> bool {
         self.ticket.is_some_and(|ticket| self.owner.cancel(ticket))
-    }
-}
-
-/// A task that is not submitted yet: what [`Pool::job`](super::Pool::job) gives.
-#[must_use = "nothing is submitted until `submit` is called"]
-pub struct Job<'p, F, A, R> {
-    pool: &'p Source,
-    function: F,
-    args: A,
-    on_done: Option<OnDone<R>>,
-    on_error: Option<OnError>,
-    retries: u32,
-    timeout: Option<Duration>,
-    result: PhantomData<fn() -> R>,
-}
-
-impl<'p, F, A, R> Job<'p, F, A, R>
-where
-    F: Function<A, R>,
-    A: Serialize + DeserializeOwned + Send + Sync + 'static,
-    R: Serialize + DeserializeOwned + Send + 'static,
-{
-    pub(super) fn new(pool: &'p Source, function: F, args: A) -> Self {
-        let (retries, timeout) = pool.default_terms();
-        Self { pool, function, args, on_done: None, on_error: None, retries, timeout, result: PhantomData }
-    }
-
-    /// Calls `f` with the result, in a thread of this process, before [`Task::get`] gives it. Callbacks of a pool are called
-    /// one after the other; one that panics makes [`TaskError::Callback`] of the result, and the pool goes on.
-    ///
-    /// Python: `apply_async(..., callback=f)`, `Future.add_done_callback(f)`.
-    #[doc(alias = "add_done_callback")]
-    pub fn callback(mut self, f: impl FnOnce(&R) + Send + 'static) -> Self {
-        self.on_done = Some(Box::new(f));
-        self
-    }
-
-    /// As [`callback`](Self::callback), if there is no result. Python: `error_callback=f`.
-    pub fn error_callback(mut self, f: impl FnOnce(&TaskError) + Send + 'static) -> Self {
-        self.on_error = Some(Box::new(f));
-        self
-    }
-
-    /// How often the task may be begun again when its worker died: what it did until then is done twice.
-    pub fn retries(mut self, retries: u32) -> Self {
-        self.retries = retries;
-        self
-    }
-
-    /// How long the function may run: then its worker is killed, and the result is [`TaskError::TimedOut`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Submits it.
-    ///
-    /// # Errors
-    /// As [`Pool::apply_async`](super::Pool::apply_async).
-    pub fn submit(self) -> Result<Task<R>, TaskError> {
-        let function = function::of_task(self.function).map_err(TaskError::failed)?;
-        let call = Call { function, count: 1, measured: false };
-        let calls_back = self.on_done.is_some() || self.on_error.is_some();
-        let callbacks = calls_back.then_some((self.on_done, self.on_error));
-        let cell = Arc::new(Cell::new(callbacks));
-        let sink: Arc<dyn Sink> = Arc::new(Single { cell: Arc::clone(&cell), decode: decode_result::<R> });
-        let owner = self.pool.owner();
-        let (retries, timeout) = (self.retries, self.timeout);
-        let mut draft = Draft { call, sink: &sink, index: 0, calls_back, terms: None, large: &[] };
-        let ticket = if retries > 0 {
-            let args = Arc::new(self.args);
-            let once_more = Arc::clone(&args);
-            let again: Again = Arc::new(move |buffer| codec::append_last(&*once_more, buffer));
-            draft.terms = Terms::unless_usual(retries, timeout, Some(again));
-            owner.submit(&mut draft, |buffer| codec::append_last(&*args, buffer))?
-        } else {
-            draft.terms = Terms::unless_usual(retries, timeout, None);
-            match codec::as_bytes(&self.args).filter(|bytes| bytes.len() >= LARGE) {
-                Some(bytes) => {
-                    draft.large = bytes;
-                    owner.submit(&mut draft, |_| Ok(()))?
-                }
-                None => owner.submit(&mut draft, |buffer| codec::append_last(&self.args, buffer))?,
-            }
-        };
-        Ok(Task { owner: owner.clone(), cell, ticket: Some(ticket) })
     }
 }
