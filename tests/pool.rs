@@ -73,6 +73,38 @@ fn nothing_is_mapped_to_nothing() {
 }
 
 #[test]
+fn the_next_result_is_waited_for_as_long_as_one_likes() {
+    let _guard = guard();
+    let pool = Pool::new(2).unwrap();
+    let go = Event::new().unwrap();
+    let wait = |(go, n): (Event, u32)| {
+        if n == 1 {
+            go.wait();
+        }
+        n
+    };
+    let items = |n: u32| (0..n).map(|n| (go.clone(), n)).collect::<Vec<_>>();
+    let one = pool.mapping().chunk_size(1).unwrap();
+    let mut results = one.clone().imap(wait, items(4));
+    assert_eq!(results.next().unwrap().unwrap(), 0);
+    for _ in 0..3 {
+        assert!(matches!(results.try_next(), Some(Err(TaskError::Timeout))));
+        assert!(matches!(results.next_timeout(Duration::from_millis(3)), Some(Err(TaskError::Timeout))));
+    }
+    // In any order the others come.
+    let mut unordered = one.clone().imap_unordered(wait, items(2));
+    assert_eq!(unordered.next_timeout(Duration::from_secs(20)).unwrap().unwrap(), 0);
+    assert!(matches!(unordered.try_next(), Some(Err(TaskError::Timeout))));
+    go.set();
+    assert_eq!(results.next_timeout(Duration::from_secs(20)).unwrap().unwrap(), 1);
+    assert_eq!(results.map(Result::unwrap).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(unordered.next().unwrap().unwrap(), 1);
+    assert!(unordered.try_next().is_none());
+    let mut none = one.imap(wait, items(0));
+    assert!(none.try_next().is_none() && none.next_timeout(Duration::ZERO).is_none());
+}
+
+#[test]
 fn large_arguments_and_results_travel() {
     let _guard = guard();
     let pool = Pool::new(2).unwrap();

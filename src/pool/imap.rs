@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -133,6 +134,36 @@ where
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.next_by(Deadline::NEVER)
+    }
+}
+
+impl<I, A, R> Imap<'_, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + Send + Sync + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    /// As [`next`](Iterator::next), if the result is there now; otherwise [`TaskError::Timeout`], and it may be asked for again.
+    ///
+    /// # Panics
+    /// As [`Mapping::imap`](super::Mapping::imap).
+    pub fn try_next(&mut self) -> Option<Result<R, TaskError>> {
+        self.next_by(Deadline::PASSED)
+    }
+
+    /// As [`next`](Iterator::next), but waits for the result at most `timeout`; then [`TaskError::Timeout`], and it may be asked
+    /// for again. Items are sent ahead as ever, which takes longer only while tasks of others fill the pool.
+    ///
+    /// # Panics
+    /// As [`Mapping::imap`](super::Mapping::imap).
+    ///
+    /// Python: `next(timeout)`.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
+        self.next_by(Deadline::after(timeout))
+    }
+
+    fn next_by(&mut self, deadline: Deadline) -> Option<Result<R, TaskError>> {
         if let Err(error) = self.send_ahead() {
             self.items = None;
             self.stream.tally.left(1);
@@ -150,7 +181,12 @@ where
         }
         let key = self.next;
         let has_come = || locked(&stream.came).contains_key(&key);
-        self.mapping.pool.owner().wait_until(&has_come, Deadline::NEVER);
+        if deadline.passed() {
+            self.mapping.pool.owner().read_what_is_there();
+        }
+        if !self.mapping.pool.owner().wait_until(&has_come, deadline) {
+            return Some(Err(TaskError::Timeout));
+        }
         self.take()
     }
 }
