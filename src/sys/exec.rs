@@ -66,6 +66,19 @@ pub fn spawn_self(launch: &Launch<'_>) -> io::Result<(u32, Pidfd)> {
     birth.give()
 }
 
+unsafe extern "C" {
+    /// clone(2), under glibc's own name for it: what a sanitizer does before and after a `clone` is for a child in memory of its
+    /// own, and spoils this one's.
+    #[cfg_attr(target_env = "gnu", link_name = "__clone")]
+    fn clone(
+        child: extern "C" fn(*mut c_void) -> c_int,
+        stack: *mut c_void,
+        flags: c_int,
+        argument: *mut c_void,
+        ...
+    ) -> c_int;
+}
+
 /// A child that is about to be, in memory that it shares with its parent.
 struct Birth<'a> {
     inherited: &'a [RawFd],
@@ -90,9 +103,8 @@ impl Birth<'_> {
         // ended: for so long this thread sleeps (CLONE_VFORK). It keeps to what may be done in memory shared with other
         // running threads: system calls on what `self` borrows. No handler runs in it, as all signals are blocked. The kernel
         // writes a descriptor to `pidfd`, if it knows the flag.
-        let pid = unsafe {
-            libc::clone(be_born, top.cast(), flags, (&raw const self).cast_mut().cast::<c_void>(), &raw mut pidfd)
-        };
+        let pid =
+            unsafe { clone(be_born, top.cast(), flags, (&raw const self).cast_mut().cast::<c_void>(), &raw mut pidfd) };
         let error = io::Error::last_os_error();
         unblock(blocked);
         let Ok(pid) = u32::try_from(pid) else { return Err(error) };
