@@ -151,14 +151,16 @@ enum Place {
 impl Place {
     /// Writes `value` there, as any process that has the segment mapped could.
     fn scribble(self, file: &File, value: u32) {
+        // What says where things are may have been written over.
         let word = |at: u64, bytes: usize| {
             let mut word = [0; 8];
-            file.read_exact_at(&mut word[..bytes], at).unwrap();
+            let _ = file.read_exact_at(&mut word[..bytes], at);
             u64::from_le_bytes(word)
         };
-        let (entry, size) = (|object: u64| word(88, 8) + 512 * object, file.metadata().unwrap().len());
+        let size = file.metadata().unwrap().len();
+        let entry = |object: u64| word(88, 8).wrapping_add(512 * object) % size;
         let at = match self {
-            Self::Memory(object, at) => word(96, 8) + PAGE * word(entry(object) + 12, 4) + at,
+            Self::Memory(object, at) => word(96, 8) % size + PAGE * word(entry(object) + 12, 4) + at,
             Self::Entry(object, at) => entry(object) + at,
             Self::Anywhere(at) => at,
         };
