@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::board::{Board, Ticket};
 use super::error::TaskError;
 use super::feed::Feeds;
 use super::guard::{contained, guarded};
+use super::lead::Lead;
 use super::ledger::{Call, Counts, Draft, Entry, Leaves, Ledger, Part};
 use super::letters::Letters;
 use super::message::{HEAD, TaskHead};
@@ -55,18 +56,8 @@ pub(super) struct Owner {
     pub(super) feeding: AtomicUsize,
     /// One of them waits for room in the queue, which nobody else may look for.
     pub(super) starved: AtomicBool,
-    /// Whoever holds it leads; what is read goes there.
-    pub(super) lead: Mutex<Letters>,
-    /// Whether the pool's own thread leads, and who else wants to.
-    pub(super) own_leads: AtomicBool,
-    pub(super) give_way: AtomicBool,
-    /// How often somebody has led.
-    pub(super) visits: AtomicU64,
-    /// The pool's own thread wants to be told when nobody leads.
-    pub(super) stands_by: AtomicBool,
-    /// Followers sleep here, with the pool's own thread.
-    pub(super) hall: Mutex<Hall>,
-    pub(super) news: Condvar,
+    /// Who reads results, into these letters, and who sleeps meanwhile, with the pool's own thread.
+    pub(super) lead: Lead<Letters, Hall>,
     /// How many callbacks wait in the hall.
     pub(super) called: AtomicUsize,
     /// How many callbacks have not returned.
@@ -74,10 +65,8 @@ pub(super) struct Owner {
     /// The pool's own thread, which may wait for the pool in a callback.
     pub(super) own: OnceLock<ThreadId>,
     pub(super) leave: AtomicBool,
-    pub(super) followers: AtomicUsize,
     /// Tasks that want the pool's own thread when they end.
     pub(super) calling_back: AtomicUsize,
-    pub(super) own_sleeps: AtomicBool,
     pub(super) state: Mutex<(State, Option<TaskError>)>,
     /// It is another than open and whole.
     refuses: AtomicBool,
@@ -113,20 +102,12 @@ impl Owner {
             feeds: Mutex::default(),
             feeding: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
-            lead: Mutex::default(),
-            own_leads: AtomicBool::new(false),
-            give_way: AtomicBool::new(false),
-            visits: AtomicU64::new(0),
-            stands_by: AtomicBool::new(false),
-            hall: Mutex::default(),
-            news: Condvar::new(),
+            lead: Lead::new(Letters::default(), Hall::new()),
             called: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             own: OnceLock::new(),
             leave: AtomicBool::new(false),
-            followers: AtomicUsize::new(0),
             calling_back: AtomicUsize::new(0),
-            own_sleeps: AtomicBool::new(false),
             state: Mutex::new((State::Open, None)),
             refuses: AtomicBool::new(false),
             said: Said::default(),
@@ -283,10 +264,7 @@ impl Owner {
         if let Some(passed) = passed {
             passed.withdraw();
         }
-        if self.own_sleeps.load(Relaxed) && self.own_sleeps.swap(false, Relaxed) {
-            drop(locked(&self.hall));
-            self.news.notify_all();
-        }
+        self.lead.rouse();
         Ok(sent)
     }
 
@@ -329,7 +307,7 @@ impl Owner {
         let part = Part { index: entry.index, items: entry.call.count as usize };
         if let Some(callback) = contained(|| entry.sink.put(part, outcome, nanos)).flatten() {
             self.push_callback(callback);
-            self.news.notify_all();
+            self.lead.wake();
         }
         self.leave(entry);
     }
@@ -429,7 +407,7 @@ impl Owner {
 
     pub(super) fn push_callback(&self, callback: Box<dyn FnOnce() + Send>) {
         self.calls.fetch_add(1, Relaxed);
-        let mut hall = locked(&self.hall);
+        let mut hall = self.lead.hall();
         hall.push_back(callback);
         self.called.store(hall.len(), Release);
     }

@@ -5,19 +5,19 @@
 //! leads when there are callbacks to be run, or when nobody else has come for a millisecond, so that workers never wait for
 //! room; it makes way for others.
 
-use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
-use std::sync::atomic::fence;
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread;
 use std::time::Duration;
 
 use super::audit::PERIOD;
 use super::error::TaskError;
 use super::guard::contained;
+use super::lead::Source;
 use super::ledger::Entry;
 use super::letters::{Letter, Letters, MOST};
 use super::message::{AnswerHead, Word};
-use super::owner::{Hall, Owner, locked};
+use super::owner::{Owner, locked};
 use crate::channel::RawRefused;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
@@ -27,123 +27,52 @@ use crate::sys::clock::Deadline;
 /// How long the pool's own thread lets others come for their results before it reads them.
 const GRACE: Duration = Duration::from_millis(1);
 
-impl Owner {
-    /// Waits until `is_done`, which is asked after every result and every change of state; whether it came true in time.
-    pub fn wait_until(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
-        loop {
-            if is_done() {
+impl Source for Owner {
+    type Desk = Letters;
+
+    fn read(&self, letters: &mut Letters, deadline: Deadline, is_done: &dyn Fn() -> bool) -> bool {
+        let first = &mut letters.0[0];
+        match self.results.get_encoded(&mut first.bytes, deadline, || self.waits_on() && is_done()) {
+            Ok(came) => {
+                first.came(came);
+                self.deal_with_all(letters);
                 return true;
             }
-            if let Some(mut letters) = self.try_lead() {
-                let ended = self.lead_until(is_done, &mut letters, deadline, false);
-                drop(letters);
-                self.hand_over();
-                if let Some(done) = ended {
-                    return done;
-                }
-            }
-            if !self.follow(is_done, deadline) {
-                return is_done();
-            }
+            Err(RawRefused::Timeout | RawRefused::Stopped) => {}
+            Err(RawRefused::Failed(error)) => self.break_off(TaskError::failed(error)),
         }
+        false
     }
 
-    /// The place of whoever leads, if nobody does.
-    fn try_lead(&self) -> Option<MutexGuard<'_, Letters>> {
-        match self.lead.try_lock() {
-            Ok(letters) => Some(letters),
-            Err(TryLockError::Poisoned(letters)) => Some(letters.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+    fn try_read(&self, letters: &mut Letters) -> bool {
+        let came = self.take_into(&mut letters.0[0]);
+        if came {
+            self.deal_with_all(letters);
         }
+        came
     }
 
-    /// Reads results until `is_done`; `None` if somebody else wants to lead.
-    fn lead_until(
-        &self,
-        is_done: &dyn Fn() -> bool,
-        letters: &mut Letters,
-        deadline: Deadline,
-        own: bool,
-    ) -> Option<bool> {
-        loop {
-            if is_done() {
-                return Some(true);
-            }
-            if own && self.give_way.swap(false, Relaxed) {
-                return None;
-            }
-            let first = &mut letters.0[0];
-            match self.results.get_encoded(&mut first.bytes, deadline, || self.waits_on() && is_done()) {
-                Ok(came) => {
-                    first.came(came);
-                    self.read(letters);
-                }
-                Err(RawRefused::Timeout) if deadline.passed() => return Some(is_done()),
-                Err(RawRefused::Timeout | RawRefused::Stopped) => {}
-                Err(RawRefused::Failed(error)) => self.break_off(TaskError::failed(error)),
-            }
-        }
-    }
-
-    /// Sleeps until there is news; whether it makes sense to look again.
-    fn follow(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
-        let mut hall = locked(&self.hall);
-        self.followers.fetch_add(1, Relaxed);
-        // Whoever leads looks for followers after each result, and after it has stopped leading.
-        fence(Ordering::SeqCst);
-        if self.own_leads.load(Relaxed) && !self.give_way.swap(true, Relaxed) {
-            self.nudge();
-        }
-        let mut again = true;
-        if !is_done() && self.try_lead().is_none() {
-            match deadline.left_ns() {
-                None => hall = self.news.wait(hall).unwrap_or_else(PoisonError::into_inner),
-                Some(0) => again = false,
-                Some(nanos) => {
-                    let waited = self.news.wait_timeout(hall, Duration::from_nanos(nanos));
-                    hall = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
-        self.followers.fetch_sub(1, Relaxed);
-        drop(hall);
-        again
-    }
-
-    /// Tells followers that there is news, or nobody leads.
-    fn hand_over(&self) {
-        self.own_leads.store(false, Relaxed);
-        self.visits.fetch_add(1, Relaxed);
-        fence(Ordering::SeqCst);
-        if self.followers.load(Relaxed) > 0 || self.stands_by.load(Relaxed) {
-            drop(locked(&self.hall));
-            self.news.notify_all();
-        }
-    }
-
-    /// Makes everybody who waits ask again whether it is done.
-    pub fn look_again(&self) {
-        self.nudge();
-        drop(locked(&self.hall));
-        self.news.notify_all();
-    }
-
-    /// Makes whoever leads ask again.
     fn nudge(&self) {
         let look = AnswerHead::of_worker(Word::Look, 0).with(&[]);
         // If there is no room, there is enough to be read.
         let _ = self.results.put_encoded(&look, &mut None, Deadline::after(Duration::ZERO), || false);
     }
+}
+
+impl Owner {
+    /// Waits until `is_done`, which is asked after every result and every change of state; whether it came true in time.
+    pub fn wait_until(&self, is_done: &dyn Fn() -> bool, deadline: Deadline) -> bool {
+        self.lead.wait_until(self, is_done, deadline)
+    }
+
+    /// Makes everybody who waits ask again whether it is done.
+    pub fn look_again(&self) {
+        self.lead.look_again(self);
+    }
 
     /// Reads results that are there, unless somebody leads.
     pub fn read_what_is_there(&self) {
-        if let Some(mut letters) = self.try_lead() {
-            while self.take_into(&mut letters.0[0]) {
-                self.read(&mut letters);
-            }
-            drop(letters);
-            self.hand_over();
-        }
+        self.lead.read_what_is_there(self);
     }
 
     /// Takes a message, if there is one.
@@ -158,7 +87,7 @@ impl Owner {
     }
 
     /// Deals with the first message, which was taken, and with those behind it, if they are there and tell of tasks.
-    fn read(&self, letters: &mut Letters) {
+    fn deal_with_all(&self, letters: &mut Letters) {
         let mut count = 1;
         while count < MOST && letters.0[count - 1].leaves().is_some() {
             // Who waits for the only task waits for nothing else.
@@ -190,11 +119,6 @@ impl Owner {
         if self.feeding.load(Relaxed) > 0 {
             self.feed();
         }
-        fence(Ordering::SeqCst);
-        if self.followers.load(Relaxed) > 0 {
-            drop(locked(&self.hall));
-            self.news.notify_all();
-        }
     }
 
     /// Settles tasks of one sink together whose functions have returned, if there are two or more in front; how many.
@@ -208,7 +132,7 @@ impl Owner {
         }
         if let Some(callback) = contained(|| sink.put_run(&letters[..count])).flatten() {
             self.push_callback(callback);
-            self.news.notify_all();
+            self.lead.wake();
         }
         for letter in &mut letters[..count] {
             if let Some(entry) = letter.entry.take() {
@@ -246,9 +170,10 @@ impl Owner {
     pub fn serve(&self) {
         // Nobody else sets it.
         let _ = self.own.set(thread::current().id());
+        let is_done = || self.has_own_work() || self.under_way() == 0;
         let mut look = Deadline::after(PERIOD);
         loop {
-            let mut hall = locked(&self.hall);
+            let mut hall = self.lead.hall();
             if let Some(callback) = hall.pop_front() {
                 self.called.store(hall.len(), Release);
                 drop(hall);
@@ -262,22 +187,17 @@ impl Owner {
             }
             if self.calling_back.load(Acquire) == 0 {
                 if self.under_way() == 0 {
-                    self.own_sleeps.store(true, Relaxed);
-                    fence(Ordering::SeqCst);
-                    if self.under_way() == 0 {
-                        drop(self.news.wait(hall).unwrap_or_else(PoisonError::into_inner));
-                    }
-                    self.own_sleeps.store(false, Relaxed);
+                    self.lead.rest(hall, &|| self.under_way() == 0);
                     look = Deadline::after(PERIOD);
                     continue;
                 }
                 // Whoever wants a result reads it himself, if he comes at once.
-                self.stand_by(hall, look);
+                self.lead.stand_by(self, hall, &is_done, GRACE, look);
                 self.look_after(&mut look);
                 continue;
             }
             drop(hall);
-            self.wait_until(&|| self.has_own_work() || self.under_way() == 0, look);
+            self.wait_until(&is_done, look);
             self.look_after(&mut look);
         }
     }
@@ -293,33 +213,6 @@ impl Owner {
             self.bell.ring();
             *look = Deadline::after(PERIOD);
         }
-    }
-
-    /// Leads until somebody comes who wants to, if nobody has for a while. While somebody leads it sleeps, and is no follower,
-    /// who would be woken for each result.
-    fn stand_by(&self, hall: MutexGuard<'_, Hall>, look: Deadline) {
-        let visits = self.visits.load(Relaxed);
-        let (hall, _) = self.news.wait_timeout(hall, GRACE).unwrap_or_else(PoisonError::into_inner);
-        if self.has_own_work() || self.visits.load(Relaxed) != visits {
-            return;
-        }
-        if let Some(mut letters) = self.try_lead() {
-            drop(hall);
-            self.own_leads.store(true, Relaxed);
-            let is_done = || self.has_own_work() || self.under_way() == 0;
-            self.lead_until(&is_done, &mut letters, look, true);
-            drop(letters);
-            self.hand_over();
-            return;
-        }
-        self.stands_by.store(true, Relaxed);
-        // Whoever leads looks at it when he has stopped.
-        fence(Ordering::SeqCst);
-        if self.try_lead().is_none() {
-            let left = Duration::from_nanos(look.left_ns().unwrap_or(u64::MAX));
-            drop(self.news.wait_timeout(hall, left).unwrap_or_else(PoisonError::into_inner));
-        }
-        self.stands_by.store(false, Relaxed);
     }
 
     /// Ends the pool's own thread, when it has run all callbacks.

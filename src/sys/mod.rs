@@ -23,6 +23,7 @@ pub mod mapping;
 pub mod membarrier;
 pub mod memfd;
 pub mod models;
+pub mod monitor;
 pub mod overflow;
 pub mod poll;
 #[cfg(feature = "raw-sync")]
