@@ -67,7 +67,7 @@ fn the_header_and_the_geometry() {
     let segment = Segment::builder().size(8 << 20).processes(5).lanes(9).anonymous().unwrap();
     let bytes = Bytes::of(&segment);
     assert_eq!(bytes.read(field("`HeaderBlock`", "magic").0, 8), b"KINFOLK\n");
-    assert_eq!([bytes.header("version"), bytes.header("size")], [4, 8 << 20]);
+    assert_eq!([bytes.header("version"), bytes.header("size")], [5, 8 << 20]);
     assert_eq!([bytes.header("rows"), bytes.header("lanes"), bytes.header("objects")], [5, 9, 1024]);
     let up = |at: u64, to: u64| at.div_ceil(to) * to;
     let lanes_at = 4096 + 5 * 256;

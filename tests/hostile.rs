@@ -53,7 +53,7 @@ fn a_wrong_file_is_refused_with_what_was_found_and_wanted() {
         ("zeros", vec![0; 1 << 20], true, ErrorKind::NotASegment, "expected"),
         ("not sealed", good.clone(), false, ErrorKind::NotSealed, "sealed"),
         ("other magic", changed(0, 1), true, ErrorKind::NotASegment, "starts with"),
-        ("other version", changed(8, 3), true, ErrorKind::VersionMismatch, "version 7, this library reads 4"),
+        ("other version", changed(8, 3), true, ErrorKind::VersionMismatch, "version 6, this library reads 5"),
         ("other layout", changed(16, 1), true, ErrorKind::LayoutMismatch, "layout"),
         ("truncated", good[..good.len() / 2].to_vec(), true, ErrorKind::SizeMismatch, "its header says"),
         ("other geometry", changed(48, 3), true, ErrorKind::Corrupt, "geometry"),

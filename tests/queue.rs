@@ -219,3 +219,50 @@ fn a_queue_and_a_pipe_of_64_small_items_cost_at_most_16_kib() {
     }
     assert!(segment.stats().used_bytes - before <= 16 << 10, "{} B", segment.stats().used_bytes - before);
 }
+
+#[test]
+fn a_handle_that_hops_from_queue_to_queue_is_never_lost() {
+    let _guard = watchdog(Duration::from_secs(60));
+    const HOPS: u64 = if cfg!(debug_assertions) { 4_000 } else { 30_000 };
+    type Line = Queue<(Queue<u64>, u64)>;
+    // With others in between, so that to look takes as long as to pass on.
+    let mut between = Vec::new();
+    let segment = Segment::anonymous(512 << 20).unwrap();
+    let mut line = || -> Line {
+        between.extend((0..200).map(|_| Queue::builder().bytes(4096).segment(&segment).build::<u8>().unwrap()));
+        Queue::builder().capacity(16).segment(&segment).build().unwrap()
+    };
+    let lines = [line(), line(), line()];
+    // Whoever passes it on lets go of it, and looks who else has it, while others pass it on.
+    let pass_on = |(from, to): (Line, Line)| {
+        loop {
+            let (handle, hops) = from.get().unwrap();
+            to.put((handle, hops + 1)).unwrap();
+        }
+    };
+    let start = |from: usize, to: usize| -> Process<()> {
+        Process::builder().daemon(true).spawn(pass_on, (lines[from].clone(), lines[to].clone())).unwrap()
+    };
+    let others = [start(2, 1), start(1, 0)];
+    // So many that nobody sleeps.
+    const HANDLES: u64 = 6;
+    for n in 0..HANDLES {
+        let handle = Queue::builder().segment(&segment).build::<u64>().unwrap();
+        handle.put(n).unwrap();
+        lines[2].put((handle, 0)).unwrap();
+    }
+    let mut left = HANDLES;
+    while left > 0 {
+        let (handle, hops) = lines[0].get_timeout(Duration::from_secs(10)).expect("the others have none lost");
+        if hops < HOPS {
+            lines[2].put((handle, hops + 1)).unwrap();
+        } else {
+            assert!(handle.get().unwrap() < HANDLES);
+            left -= 1;
+        }
+    }
+    for other in others {
+        other.kill().unwrap();
+        assert!(other.join().is_err());
+    }
+}

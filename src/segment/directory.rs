@@ -15,7 +15,9 @@
 //!
 //! A handle inside a message is counted nowhere: the record itself names the object, and is looked for when nobody has the
 //! object open ([`Inner::is_carried`]). So there is no count that a death could falsify. Whoever takes such a message opens
-//! what it names before it acknowledges the record; whoever looks reads the openers again after the records.
+//! what it names before it acknowledges the record; whoever looks reads the openers again after the records. A handle may hop
+//! from message to message, behind the back of who looks; but not without being opened, and each opening counts
+//! (`arrivals`): so if that has not changed from the first look to the last, what is nowhere is gone.
 
 use super::Inner;
 use super::layout::{OBJECT_BYTES, ObjectBlock, PAGE, ROW_WORDS};
@@ -187,6 +189,7 @@ impl Inner {
     /// Sets the bit of `row` for `role`: it has the object open.
     pub(crate) fn set_bit(&self, index: u32, role: usize, row: u32) {
         self.entry(index).openers[role][row as usize / 64].fetch_or(1 << (row % 64), AcqRel);
+        self.entry(index).arrivals.fetch_add(1, AcqRel);
     }
 
     /// Clears the bit of `row` for `role`; false if it was not set.
@@ -281,9 +284,23 @@ impl Inner {
 
     /// Whether a process has the object open in `role`, or a message carries such a handle.
     pub(crate) fn is_open(&self, id: ObjectId, role: usize) -> bool {
-        let has_openers = || self.entry(id.index).openers[role].iter().any(|w| w.load(Acquire) != 0);
-        // The second look sees whoever took the handle out of a message behind our back.
-        has_openers() || self.is_carried(id, role) || has_openers()
+        /// Somebody who comes and goes so often has it, or writes what he likes.
+        const LOOKS: u32 = 100;
+        let entry = self.entry(id.index);
+        let has_openers = || entry.openers[role].iter().any(|w| w.load(Acquire) != 0);
+        for _ in 0..LOOKS {
+            let before = entry.arrivals.load(Acquire);
+            // The second look sees whoever took the handle out of a message behind our back,
+            if has_openers() || self.is_carried(id, role) || has_openers() {
+                return true;
+            }
+            // and this one whoever has put it into another since, where we had looked before, and let go of it. He had opened
+            // it for that, and his bit cannot go without its having been counted.
+            if entry.arrivals.load(Acquire) == before {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether a message in another object carries a handle of this one in `role`.

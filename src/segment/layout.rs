@@ -25,7 +25,7 @@ pub const HEADER_BYTES: usize = 4096;
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"KINFOLK\n");
 /// Version of the format: changes when the meaning of a byte changes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A type that may be looked at in place in shared memory.
 ///
@@ -233,8 +233,8 @@ pub struct ObjectBlock {
     pub deaths: AtomicU32,
     /// Process id of the last that died.
     pub last_dead: AtomicU32,
-    /// Spare.
-    pub reserved: AtomicU32,
+    /// Counts how often a process has opened it, right after its bit was set.
+    pub arrivals: AtomicU32,
     /// The same for each role: of the last that died with it.
     pub last_dead_as: [AtomicU32; 2],
     /// What the object's users sleep on. Here and not in the object's memory, so that anybody may wake them without
