@@ -78,7 +78,7 @@ fn step(child: Pid, k: u32) -> Victim {
 
 /// Single steps that one test may take in all: a few seconds. An unoptimised operation of thousands of instructions is
 /// sampled, at other places in each run; `KINFOLK_EVERY_STEP=1` takes the hours.
-const STEPS: u64 = if cfg!(debug_assertions) { 30_000 } else { 100_000 };
+const STEPS: u64 = if cfg!(debug_assertions) { 40_000 } else { 100_000 };
 
 /// Kills at the instructions of `operation`; `check` looks at what the survivors find, given the victim's fate.
 fn at_every_instruction(name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), check: &mut dyn FnMut(u32, Victim)) {
