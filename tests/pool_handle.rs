@@ -213,7 +213,8 @@ fn a_worker_of_one_pool_uses_another() {
 #[test]
 fn errors_arrive_as_the_owner_would_get_them() {
     let _guard = guard();
-    let pool = Pool::builder().processes(1).task_timeout(Duration::from_millis(200)).build().unwrap();
+    // Long enough for a panic with a backtrace.
+    let pool = Pool::builder().processes(1).task_timeout(Duration::from_secs(3)).build().unwrap();
     let user = |pool: PoolHandle| {
         match pool.apply(
             |n: u32| {
@@ -252,7 +253,7 @@ fn errors_arrive_as_the_owner_would_get_them() {
         }
         let forever = Event::new().unwrap();
         match pool.apply(|event: Event| event.wait(), forever) {
-            Err(TaskError::TimedOut { timeout }) => assert_eq!(timeout, Duration::from_millis(200)),
+            Err(TaskError::TimedOut { timeout }) => assert_eq!(timeout, Duration::from_secs(3)),
             other => panic!("{other:?}"),
         }
         let mut once = pool.map(|n: u64| if n == 3 { panic!("three") } else { n }, 0..5);
