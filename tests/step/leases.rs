@@ -69,6 +69,7 @@ pub fn leases() {
 
     // Not inline, and in a block: runs of the arena change hands.
     let large = Queue::builder().bytes(4096).leases(2).build::<Vec<u8>>().unwrap();
+    segment.sweep();
     let used = segment.stats().used_bytes;
     for bytes in [400, 5000] {
         large.put(vec![9; bytes]).unwrap();

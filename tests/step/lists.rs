@@ -40,6 +40,8 @@ impl Subject {
             list.to_vec().unwrap()
         };
         assert!(after != self.before, "{name}: it changes nothing");
+        // What earlier victims held is no part of it.
+        segment.sweep();
         let used = segment.stats().used_bytes;
         let victim = || operation(&self.list.borrow());
         at_every_instruction(name, &|| warm_up(&self.warm), &victim, &mut |k, victim| {
