@@ -4,6 +4,7 @@
 //! A program of its own with one thread, so that a plain `fork` is safe: it makes a victim in a fraction of a millisecond.
 #![allow(unsafe_code, reason = "fork")]
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use kinfolk::{
@@ -85,6 +86,24 @@ fn at_every_instruction(name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), ch
     within_steps(STEPS, name, prepare, operation, check);
 }
 
+/// The same, again and again, at other places each time, until the kills have hit everything that they should.
+fn until_hit(
+    name: &str,
+    prepare: &dyn Fn(),
+    operation: &dyn Fn(),
+    is_hit: &dyn Fn() -> bool,
+    check: &mut dyn FnMut(u32, Victim),
+) {
+    at_every_instruction(name, prepare, operation, check);
+    for _ in 0..100 {
+        if is_hit() {
+            return;
+        }
+        at_every_instruction(name, prepare, operation, check);
+    }
+    panic!("{name}: no kill came where some should have come");
+}
+
 /// The same with so many single steps in all.
 fn within_steps(most: u64, name: &str, prepare: &dyn Fn(), operation: &dyn Fn(), check: &mut dyn FnMut(u32, Victim)) {
     let segment = Segment::family().unwrap();
@@ -103,7 +122,10 @@ fn within_steps(most: u64, name: &str, prepare: &dyn Fn(), operation: &dyn Fn(),
     let every = std::env::var_os("KINFOLK_EVERY_STEP").is_some();
     let stride = if every { 1 } else { all.div_ceil(most) as u32 };
     let mut kills = 0;
-    for k in (std::process::id() % stride..).step_by(stride as usize) {
+    static PASSES: AtomicU32 = AtomicU32::new(0);
+    // Other places in each pass, and in each run.
+    let first = std::process::id().wrapping_add(PASSES.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9));
+    for k in (first % stride..).step_by(stride as usize) {
         kills += 1;
         if kill_at(k) == Victim::Done {
             println!("{name}: {kills} kills, one at each {stride} of {k} instructions");
