@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use kinfolk::pool::{PoolStats, Task};
+use kinfolk::pool::Task;
 use kinfolk::{JoinError, Pool, Process, Queue, TaskError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::pools::add_up;
 use support::random::Random;
 use support::{stopped, watchdog};
 
@@ -40,10 +41,6 @@ fn is_gone(pid: u32) -> bool {
         Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])),
         Err(_) => true,
     }
-}
-
-fn add_up(stats: &PoolStats) {
-    assert_eq!(stats.submitted, stats.done + stats.failed + stats.cancelled, "{stats:?}");
 }
 
 /// Kills a worker every few milliseconds while `work` runs, and at least once.

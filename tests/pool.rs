@@ -1,25 +1,19 @@
 //! Pools: tasks, results, deaths.
 
-mod support {
-    pub mod watchdog;
-}
+mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use kinfolk::pool::PoolStats;
 use kinfolk::{ErrorKind, Event, JoinError, Pool, Queue, TaskError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::pools::{add_up, square};
 use support::watchdog::watchdog;
 
 fn guard() -> impl Sized {
     watchdog(Duration::from_secs(60))
-}
-
-fn square(n: u64) -> u64 {
-    n * n
 }
 
 fn die(signal: i32) -> u32 {
@@ -27,10 +21,6 @@ fn die(signal: i32) -> u32 {
     loop {
         std::thread::park();
     }
-}
-
-fn add_up(stats: &PoolStats) {
-    assert_eq!(stats.submitted, stats.done + stats.failed + stats.cancelled, "{stats:?}");
 }
 
 #[test]

@@ -5,8 +5,9 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use kinfolk::{Event, GetError, Pool, Queue};
+use kinfolk::{Event, Pool, Queue};
 use nix::sys::signal::Signal;
+use support::pools::next;
 use support::random::Random;
 use support::{stopped, watchdog};
 
@@ -19,17 +20,6 @@ fn attend((begun, go, n): (Queue<u32>, Event, u64)) -> u64 {
     begun.put(std::process::id()).unwrap();
     go.wait();
     n
-}
-
-/// Who attends next. While all workers are dead, nobody else has the queue.
-fn next(begun: &Queue<u32>) -> u32 {
-    loop {
-        match begun.get() {
-            Ok(pid) => return pid,
-            Err(GetError::Disconnected(_)) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Pools, and what is asked of them that is hard: initializers that end the worker, iterators without end, tasks that are
 //! begun again while the pool is joined, more than fits into memory, signals of a terminal, stopped workers.
 
-mod support {
-    pub mod watchdog;
-}
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,14 +11,11 @@ use kinfolk::process::StartMethod;
 use kinfolk::{Event, JoinError, Pool, Process, Queue, TaskError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::pools::square;
 use support::watchdog::watchdog;
 
 fn guard() -> impl Sized {
     watchdog(Duration::from_secs(30))
-}
-
-fn square(n: u64) -> u64 {
-    n * n
 }
 
 #[test]

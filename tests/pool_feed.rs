@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kinfolk::pool::PoolStats;
-use kinfolk::{Event, GetError, Pool, Queue, TaskError};
+use kinfolk::{Event, Pool, Queue, TaskError};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize, Serializer};
+use support::pools::{add_up, next};
 use support::{children, stopped, watchdog};
 
 const DEPTH: usize = 8;
@@ -25,21 +26,6 @@ fn keep(go: Event) {
 fn wait_for_go(n: u64) -> u64 {
     GO.get().unwrap().wait();
     n + 1
-}
-
-/// Who has begun next. While all workers are dead, nobody else has the queue.
-fn next(begun: &Queue<u32>) -> u32 {
-    loop {
-        match begun.get() {
-            Ok(pid) => return pid,
-            Err(GetError::Disconnected(_)) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-fn add_up(stats: &PoolStats) {
-    assert_eq!(stats.submitted, stats.done + stats.failed + stats.cancelled, "{stats:?}");
 }
 
 /// A pool whose tasks wait until they may go on.

@@ -8,61 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kinfolk::pool::{PoolStats, Task};
+use kinfolk::pool::Task;
 use kinfolk::{Dict, ErrorKind, Event, JoinError, Manager, Pool, PoolHandle, Process, Queue, Semaphore, TaskError};
-use nix::sys::signal::Signal;
-use support::children::park;
-use support::{stopped, watchdog};
+use support::children::until;
+use support::pools::{endless, held, rest, shoot, square, squares};
+use support::watchdog;
 
 fn guard() -> impl Sized {
     watchdog(Duration::from_secs(60))
 }
 
-fn square(n: u64) -> u64 {
-    n * n
-}
-
-fn squares(n: u64) -> Vec<u64> {
-    (0..n).map(square).collect()
-}
-
-fn add_up(stats: &PoolStats) {
-    assert_eq!(stats.submitted, stats.done + stats.failed + stats.cancelled, "{stats:?}");
-}
-
-/// Waits until `is_so`, which other processes bring about.
-fn until(is_so: impl Fn() -> bool) {
-    while !is_so() {
-        std::thread::yield_now();
-    }
-}
-
-/// Ends the work of the pool, and looks whether everything was counted.
-fn rest(pool: &Pool) -> PoolStats {
-    pool.close();
-    pool.join().unwrap();
-    add_up(&pool.stats());
-    pool.stats()
-}
-
 fn fails(_: ()) {
     panic!("at work")
-}
-
-/// Says that it has begun, and waits until it may go on.
-fn held((begun, go, n): (Semaphore, Event, u64)) -> u64 {
-    begun.release().unwrap();
-    go.wait();
-    n
-}
-
-fn endless(begun: Semaphore) {
-    begun.release().unwrap();
-    park(());
-}
-
-fn shoot(pid: u32) {
-    stopped::signal(pid, Signal::SIGKILL);
 }
 
 #[test]
