@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::calls::calls;
 use super::client::{Client, Reach};
 use super::via::{Source, Via};
 use super::{Function, Imap, Job, Mapping, Task, TaskError};
@@ -92,21 +93,6 @@ impl PoolHandle {
         self.reach().pid
     }
 
-    /// Calls `function` with `args` in a worker, and waits for the result.
-    ///
-    /// # Errors
-    /// [`TaskError`] tells why there is none.
-    ///
-    /// Python: `apply(f, args)`.
-    pub fn apply<F, A, R>(&self, function: F, args: A) -> Result<R, TaskError>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-    {
-        self.apply_async(function, args)?.get()
-    }
-
     /// Has `function` called with `args` in a worker. Waits only if this process has 4096 tasks under way, or the owner is
     /// behind with reading what it is asked.
     ///
@@ -125,82 +111,7 @@ impl PoolHandle {
         self.job(function, args).submit()
     }
 
-    /// A task for which more is to be agreed: callbacks, which run in this process, retries, a time limit.
-    pub fn job<F, A, R>(&self, function: F, args: A) -> Job<'_, F, A, R>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-    {
-        Job::new(&self.source, function, args)
-    }
-
-    /// How functions are to be applied to many items: in chunks of which size, how far ahead, with which progress.
-    pub fn mapping(&self) -> Mapping<'_> {
-        Mapping::new(&self.source)
-    }
-
-    /// Applies `function` to all items: see [`Mapping::map`].
-    ///
-    /// # Errors
-    /// As [`Mapping::map`].
-    #[doc(alias = "starmap")]
-    pub fn map<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<R>, TaskError>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-    {
-        self.mapping().map(function, items)
-    }
-
-    /// Has `function` applied to all items: see [`Mapping::map_async`].
-    ///
-    /// # Errors
-    /// As [`Mapping::map_async`].
-    #[doc(alias = "starmap_async")]
-    pub fn map_async<F, A, R>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Task<Vec<R>>, TaskError>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-    {
-        self.mapping().map_async(function, items)
-    }
-
-    /// Applies `function` to the items one after the other: see [`Mapping::imap`].
-    ///
-    /// # Errors
-    /// As [`Mapping::imap`].
-    ///
-    /// # Panics
-    /// As [`Mapping::imap`].
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Imap<'_, I::IntoIter, A, R>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-        I: IntoIterator<Item = A>,
-    {
-        self.mapping().imap(function, items)
-    }
-
-    /// As [`imap`](Self::imap), with the results in the order in which they come.
-    ///
-    /// # Errors
-    /// As [`Mapping::imap`].
-    ///
-    /// # Panics
-    /// As [`Mapping::imap`].
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Imap<'_, I::IntoIter, A, R>
-    where
-        F: Function<A, R>,
-        A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned + Send + 'static,
-        I: IntoIterator<Item = A>,
-    {
-        self.mapping().imap_unordered(function, items)
-    }
+    calls!();
 }
 
 impl fmt::Debug for PoolHandle {
