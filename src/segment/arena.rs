@@ -26,16 +26,13 @@
 //! begin looking can be wrong in any way: a search begins at an entry that begins something, or at the first. A holder
 //! that dies may leave such entries within free pages, so whoever has the lock next goes through all of them.
 
-use std::time::Duration;
-
 use super::Inner;
 use super::idle::Piece;
 use super::layout::{PAGE, PAGE_ENTRY_BYTES, PageBlock};
 use crate::error::{Error, ErrorKind};
-use crate::sync::{Lane, Locked, NOBODY, TimedOut};
+use crate::sync::{Lane, Locked};
 use crate::sys::atomic::AtomicU32;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sys::clock::Deadline;
 use crate::sys::memfd;
 
 pub(super) const FREE: u64 = 0;
@@ -51,10 +48,6 @@ pub(super) const LONG: u32 = (64 << 10) / PAGE as u32;
 /// Memory is committed in steps of this many pages (2 MiB), whose entries fill one page of the kernel.
 pub(super) const COMMIT_STEP: u32 = (2 << 20) / PAGE as u32;
 const _: () = assert!(COMMIT_STEP as usize * PAGE_ENTRY_BYTES % 4096 == 0);
-
-/// How long the arena lock is waited for, at a time and in all. Its holder does microseconds of work.
-const LOCK_ROUND: Duration = Duration::from_millis(50);
-const LOCK_ROUNDS: u32 = 100;
 
 /// What lies side by side in the arena.
 pub(super) enum Place {
@@ -151,27 +144,11 @@ impl Inner {
         made?.ok_or_else(|| out(format!("no {pages} free pages of {PAGE} B side by side")))
     }
 
-    /// Takes the arena lock, whose critical sections are short: a holder that keeps it is stopped or no process at all.
     pub(super) fn lock_arena(&self, lane: Lane) -> Result<(), Error> {
-        const DOING: &str = "lock the arena of the segment";
-        let header = self.header();
-        for _ in 0..LOCK_ROUNDS {
-            match header.arena_lock.lock(lane, self, Deadline::after(LOCK_ROUND)) {
-                Ok(Locked::Clean) => return Ok(()),
-                Ok(Locked::OwnerDied) => {
-                    self.after_death();
-                    return Ok(());
-                }
-                Err(TimedOut) => {}
-            }
-            let holder = header.arena_lock.holder();
-            if holder == lane || holder != NOBODY && self.lane_owner(holder).is_none() {
-                return Err(Error::corrupt("segment", "arena lock", format!("held by lane {holder}"), "a lane in use"));
-            }
+        if let Locked::OwnerDied = self.lock_briefly(&self.header().arena_lock, lane, "arena")? {
+            self.after_death();
         }
-        let holder = self.lane_holder(header.arena_lock.holder());
-        let holder = holder.map_or("nobody".into(), |h| h.to_string());
-        Err(Error::new(ErrorKind::Stalled, DOING, format!("{holder} holds it and does not run")))
+        Ok(())
     }
 
     /// Where to look for `pages` free pages first. Long runs have a hint of their own, which short holes do not hold up.

@@ -5,6 +5,7 @@
 mod accounts;
 mod arena;
 mod bare;
+mod brief;
 mod carrier;
 mod directory;
 mod doorbell;

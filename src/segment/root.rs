@@ -22,18 +22,15 @@
 //! A publisher that is killed leaves the name with all that belongs to it or nothing; the lock is taken over, and there is
 //! nothing to repair.
 
-use std::time::Duration;
-
 use super::directory::{ObjectId, Standing};
 use super::layout::fnv1a;
 use super::object::{Object, View};
 use super::recover::{KINDS, Kind, Losses, NameHandle};
 use super::{Inner, Segment};
 use crate::error::{Error, ErrorKind};
-use crate::sync::{MutexBlock, NOBODY};
+use crate::sync::MutexBlock;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sys::clock::Deadline;
 
 #[linkme::distributed_slice(KINDS)]
 static ROOT: Kind = Kind {
@@ -82,10 +79,6 @@ const LONGEST: usize = 200;
 
 const HANDLES_AT: usize = 32;
 const HANDLE_BYTES: usize = 16;
-
-/// How long the lock is waited for, at a time and in all. Its holder does microseconds of work.
-const LOCK_ROUND: Duration = Duration::from_millis(50);
-const LOCK_ROUNDS: u32 = 100;
 
 fn slots<'a>(view: &View<'a>) -> impl Iterator<Item = (&'a AtomicU64, &'a AtomicU64)> + use<'a> {
     view.blocks::<AtomicU64>(SLOTS_AT, 2 * SLOTS).chunks_exact(2).map(|slot| (&slot[0], &slot[1]))
@@ -234,20 +227,9 @@ impl Segment {
 
     fn lock_root<'a>(&self, root: &'a Object) -> Result<Locked<'a>, Error> {
         let (inner, lock) = (self.inner(), root.view().block::<MutexBlock>(0));
-        let lane = inner.lane()?;
-        for _ in 0..LOCK_ROUNDS {
-            // Whether or not its last owner died: slots are single words.
-            if lock.lock(lane, &**inner, Deadline::after(LOCK_ROUND)).is_ok() {
-                return Ok(Locked(lock));
-            }
-            let holder = lock.holder();
-            if holder == lane || holder != NOBODY && inner.lane_owner(holder).is_none() {
-                return Err(Error::corrupt("root", "lock", format!("held by lane {holder}"), "a lane in use"));
-            }
-        }
-        let holder = inner.lane_holder(lock.holder()).map_or("nobody".into(), |holder| holder.to_string());
-        let message = format!("{holder} holds it and does not run");
-        Err(Error::new(ErrorKind::Stalled, "lock the names of the segment", message))
+        // Whether or not its last owner died: slots are single words.
+        let _ = inner.lock_briefly(lock, inner.lane()?, "names")?;
+        Ok(Locked(lock))
     }
 
     /// The slot and the object that are published under the name.
