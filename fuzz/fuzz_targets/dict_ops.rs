@@ -303,6 +303,9 @@ impl Test {
                         }
                     }
                 }
+                // Who changes anything makes this number odd first: by that, those who do not lock know.
+                let changes = at + SHARD_AT + COUNTS[0];
+                write(&self.segment, changes, &(read(&self.segment, changes) | 1).to_le_bytes());
                 write(&self.segment, at + SHARD_AT, &u32::from(lane).to_le_bytes());
                 self.die(k);
             }
