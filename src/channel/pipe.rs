@@ -222,9 +222,8 @@ impl<T: Serialize + DeserializeOwned + 'static, U> Connection<T, U> {
                 let object = &self.inner.object;
                 let (encoded, passed) = into_message(object.segment(), || codec::encode(&value, buffer));
                 let sent = encoded.map(|()| self.send_encoded(lane, buffer, &passed.named(object.segment()), deadline));
-                match &sent {
-                    Ok(Ok(())) => passed.sent_in(object),
-                    _ => passed.withdraw(),
+                if matches!(sent, Ok(Ok(()))) {
+                    passed.sent_in(object);
                 }
                 sent
             }),

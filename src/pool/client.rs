@@ -164,11 +164,8 @@ impl Client {
         let mut buffer = vec![0; REQUEST_HEAD];
         Request::plain(Wish::Hello, user, 0).write(&mut buffer);
         let (encoded, passed) = requests.encoding(|| codec::encode(&hello, &mut buffer));
-        let mut passed = Some(passed);
-        let sent = encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut passed, Deadline::NEVER));
-        if let Some(passed) = passed {
-            passed.withdraw();
-        }
+        let sent =
+            encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut Some(passed), Deadline::NEVER));
         sent.map_err(|refused| match refused {
             RawRefused::Failed(error) => TaskError::failed(error),
             _ => self.owner_gone(),
@@ -229,23 +226,11 @@ impl Client {
             buffer.resize(REQUEST_HEAD, 0);
             let requests = &self.reach.requests;
             let (encoded, passed) = requests.encoding(|| guarded("encode arguments", || encode(buffer)));
-            let entered =
-                encoded.map_err(|e| TaskError::Arguments(Arc::new(e))).and_then(|()| self.enter(pending, most, until));
-            let number = match entered {
-                Ok(number) => number,
-                Err(error) => {
-                    passed.withdraw();
-                    return Err(error);
-                }
-            };
+            encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
+            let number = self.enter(pending, most, until)?;
             request.number = number;
             request.write(buffer);
-            let mut passed = Some(passed);
-            let sent = self.put(buffer, &mut passed, until);
-            if let Some(passed) = passed {
-                passed.withdraw();
-            }
-            let Err(refused) = sent else { return Ok(number) };
+            let Err(refused) = self.put(buffer, &mut Some(passed), until) else { return Ok(number) };
             let taken_back = locked(&self.state).pending.remove(&number);
             let error = match refused {
                 RawRefused::Failed(error) => TaskError::Arguments(Arc::new(error)),

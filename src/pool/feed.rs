@@ -188,15 +188,9 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            if let Err(error) = encoded {
-                passed.withdraw();
-                return Err(TaskError::Arguments(Arc::new(error)));
-            }
+            encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
             let timed = self.will_be_timed(&draft);
-            let Some(ticket) = self.change(|ledger| ledger.add_owed(&mut draft)) else {
-                passed.withdraw();
-                return Ok(Some(Fed::Full));
-            };
+            let Some(ticket) = self.change(|ledger| ledger.add_owed(&mut draft)) else { return Ok(Some(Fed::Full)) };
             if draft.calls_back {
                 self.calling_back.fetch_add(1, Relaxed);
             }

@@ -150,20 +150,11 @@ impl Owner {
         codec::with_scratch(|buffer| {
             buffer.resize(HEAD, 0);
             let (encoded, passed) = self.tasks.encoding(|| guarded("encode arguments", || encode(buffer)));
-            if let Err(error) = encoded {
-                passed.withdraw();
-                return Err(TaskError::Arguments(Arc::new(error)));
-            }
+            encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
             let timed = self.will_be_timed(draft);
             let ticket = match self.change(|ledger| ledger.add(draft)) {
                 Some(ticket) => ticket,
-                None => match self.enter(draft) {
-                    Ok(ticket) => ticket,
-                    Err(error) => {
-                        passed.withdraw();
-                        return Err(error);
-                    }
-                },
+                None => self.enter(draft)?,
             };
             if timed {
                 // Whoever is woken finds it in the ledger.
@@ -260,9 +251,6 @@ impl Owner {
                 Err(RawRefused::Stopped) => break,
                 Err(RawRefused::Failed(error)) => return Err(TaskError::Arguments(Arc::new(error))),
             }
-        }
-        if let Some(passed) = passed {
-            passed.withdraw();
         }
         self.lead.rouse();
         Ok(sent)

@@ -48,12 +48,7 @@ struct Parcel {
 
 fn send(to: &Sender<Vec<u8>>, parcel: &Parcel, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), RawRefused> {
     let ((), passed) = to.encoding(|| parcel.arrived.pass_on());
-    let mut passed = Some(passed);
-    let sent = to.put_encoded(&parcel.bytes, &mut passed, deadline, stop);
-    if let Some(passed) = passed {
-        passed.withdraw();
-    }
-    sent
+    to.put_encoded(&parcel.bytes, &mut Some(passed), deadline, stop)
 }
 
 impl Parcel {

@@ -159,7 +159,7 @@ impl Worker {
                 word
             }
             Err(error) => {
-                passed = None;
+                drop(passed.take());
                 write_text(buffer, &error);
                 Word::Unsendable
             }
@@ -177,9 +177,7 @@ impl Worker {
         let sent = results.put_parts([buffer, &large], &mut passed, Deadline::NEVER, || false);
         if let Err(RawRefused::Failed(error)) = sent {
             // Too large, or no room for it: this much finds room.
-            if let Some(passed) = passed.take() {
-                passed.withdraw();
-            }
+            drop(passed.take());
             write_text(buffer, &error);
             answer.word = Word::Unsendable;
             answer.write(buffer);

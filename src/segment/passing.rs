@@ -117,7 +117,7 @@ enum Item {
 pub(crate) enum Fate<'a> {
     /// It lies in this object.
     Sent(&'a Object),
-    /// It was not sent, and the value was handed back.
+    /// It was not sent.
     Withdrawn,
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn recipient() -> Option<Recipient> {
     }
 }
 
-/// While a message is encoded: `f` is told what becomes of it, unless its sender does not say.
+/// While a message is encoded: `f` is told what becomes of it.
 pub(crate) fn on_fate(f: impl FnOnce(Fate<'_>) + 'static) {
     PASSED.with_borrow_mut(|passed| passed.push(Item::Other(Box::new(f))));
 }
@@ -178,7 +178,8 @@ pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
     passing(Passing::Row(row), f)
 }
 
-/// The handles that went into a message being sent: the newest so many of the calling thread's list.
+/// The handles that went into a message being sent: the newest so many of the calling thread's list. If this is dropped, the
+/// message was not sent.
 #[must_use]
 pub(crate) struct Passed(usize);
 
@@ -201,9 +202,7 @@ pub(crate) fn into_kept<R>(segment: &Inner, f: impl FnOnce() -> R) -> (R, Passed
 
 /// Runs `f`, which shows a value to people. It may have any handles.
 pub(crate) fn into_text<R>(f: impl FnOnce() -> R) -> R {
-    let (result, passed) = collecting(Passing::Shown, f);
-    passed.withdraw();
-    result
+    collecting(Passing::Shown, f).0
 }
 
 #[inline]
@@ -240,31 +239,21 @@ impl Passed {
 
     /// The message lies in `object` now.
     #[inline]
-    pub fn sent_in(self, object: &Object) {
+    pub fn sent_in(mut self, object: &Object) {
         if self.0 > 0 {
             self.tell(|| Fate::Sent(object));
         }
     }
 
-    /// The message was not sent.
+    /// Takes them off the list first, so that nothing of it is borrowed when they are dropped: a drop may run other code.
     #[cold]
-    pub fn withdraw(self) {
-        self.tell(|| Fate::Withdrawn);
-    }
-
-    #[cold]
-    fn tell<'a>(mut self, fate: impl Fn() -> Fate<'a>) {
-        for item in self.take() {
+    fn tell<'a>(&mut self, fate: impl Fn() -> Fate<'a>) {
+        let count = std::mem::take(&mut self.0);
+        for item in PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - count)) {
             if let Item::Other(f) = item {
                 f(fate());
             }
         }
-    }
-
-    /// Takes them off the list, so that nothing of it is borrowed when they are dropped: a drop may run other code.
-    fn take(&mut self) -> Vec<Item> {
-        let count = std::mem::take(&mut self.0);
-        PASSED.with_borrow_mut(|passed| passed.split_off(passed.len() - count))
     }
 }
 
@@ -272,7 +261,7 @@ impl Drop for Passed {
     #[inline]
     fn drop(&mut self) {
         if self.0 > 0 {
-            drop(self.take());
+            self.tell(|| Fate::Withdrawn);
         }
     }
 }

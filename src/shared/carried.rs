@@ -108,9 +108,8 @@ pub(super) fn with_encoded<T: Serialize, R>(
             marked.extend_from_slice(buffer);
             f(&marked, true)
         };
-        match done {
-            Ok((true, _)) => passed.sent_in(object),
-            _ => passed.withdraw(),
+        if let Ok((true, _)) = done {
+            passed.sent_in(object);
         }
         done.map(|(_, r)| r)
     })

@@ -68,12 +68,9 @@ impl Batch {
             core.mark();
         }
         let done = f(drafts);
-        // The newest first, as they were noted.
-        for passed in self.passed.into_iter().rev() {
-            match done {
-                Ok((true, _)) => passed.sent_in(&core.object),
-                _ => passed.withdraw(),
-            }
+        if let Ok((true, _)) = done {
+            // The newest first, as they were noted.
+            self.passed.into_iter().rev().for_each(|passed| passed.sent_in(&core.object));
         }
         done.map(|(_, r)| r)
     }
