@@ -3,6 +3,7 @@
 mod support;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use kinfolk::{Barrier, Condvar, ErrorKind, Event, Mutex, Once, PutError, Queue, RLock, RwLock, Segment, Semaphore};
@@ -156,6 +157,36 @@ fn objects_whose_entries_say_too_few_bytes_are_left_alone() {
     let text = segment.inspect().to_string();
     assert_eq!(text.matches("size is 1").count() + text.matches("does not know").count(), 9, "{text}");
     drop(objects);
+}
+
+#[test]
+fn a_count_of_arrivals_that_never_rests_holds_nobody_up() {
+    let _watchdog = watchdog(Duration::from_secs(60));
+    let segment = Segment::anonymous(SMALL).unwrap();
+    // So many that the count changes during each look through all of them.
+    let others: Vec<Event> = (0..400).map(|_| Event::new_in(&segment).unwrap()).collect();
+    let event = Event::new_in(&segment).unwrap();
+    let mut word = [0; 8];
+    rustix::io::pread(segment.as_fd(), &mut word, 88).unwrap();
+    let arrivals = u64::from_ne_bytes(word) + 512 * u64::from(event.id().index) + 308;
+    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for count in (0u32..).take_while(|_| !over.load(Relaxed)) {
+                rustix::io::pwrite(segment.as_fd(), &count.to_ne_bytes(), arrivals).unwrap();
+                begun.store(true, Relaxed);
+            }
+        });
+        while !begun.load(Relaxed) {
+            std::thread::yield_now();
+        }
+        drop(event);
+        over.store(true, Relaxed);
+    });
+    let left = segment.stats().objects;
+    assert!([400, 401].contains(&left), "gone, or taken for one that comes and goes all the time: {left}");
+    drop(others);
+    assert_eq!(segment.stats().objects, left - 400);
 }
 
 #[test]

@@ -19,6 +19,8 @@ use nix::unistd::{ForkResult, Pid, fork};
 mod arena;
 #[path = "step/dicts.rs"]
 mod dicts;
+#[path = "step/handles.rs"]
+mod handles;
 #[path = "step/leases.rs"]
 mod leases;
 #[path = "step/lists.rs"]
@@ -434,6 +436,7 @@ fn main() {
         ("puts", puts),
         ("gets", gets),
         ("blocks", blocks),
+        ("handles", handles::hops),
         ("runs", arena::runs),
         ("trims", arena::trims),
         ("leases", leases::leases),
