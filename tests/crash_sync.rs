@@ -9,7 +9,8 @@ use kinfolk::{
     Barrier, BarrierError, BoundedSemaphore, Condvar, DeadHolder, Event, LockError, Mutex, Once, Previous, Process,
     RLock, RwLock, Segment, Semaphore,
 };
-use support::children::{processes, until};
+use rustix::event::{PollFd, PollFlags};
+use support::children::until;
 use support::random::Random;
 use support::victim::{self, SOON};
 use support::watchdog;
@@ -377,8 +378,10 @@ fn nobody_gives_up_because_of_a_holder_that_is_dead() {
         begun.wait();
         assert!(matches!(lock.lock_timeout(timeout), Err(LockError::Timeout(_))), "it lives");
         child.kill().unwrap();
-        // Not reaped, unless by another test that starts a child: the lock has not been given back by that.
-        until(|| processes().iter().all(|p| p.pid != child.pid() as i32 || p.state == 'Z'));
+        // All its threads have ended then. It is not reaped, unless by another test that starts a child: the lock has not been
+        // given back by that.
+        let sentinel = child.sentinel();
+        rustix::event::poll(&mut [PollFd::new(&sentinel, PollFlags::IN)], None).unwrap();
         match lock.lock_timeout(timeout) {
             Err(LockError::OwnerDied(mut guard)) => guard.mark_consistent(),
             other => panic!("{timeout:?}: {other:?}"),
