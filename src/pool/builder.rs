@@ -102,7 +102,8 @@ impl PoolBuilder {
         self
     }
 
-    /// How many tasks may be under way at once, 4096 by default: whoever submits one more waits.
+    /// How many tasks may be under way at once, 4096 by default: whoever submits one more waits, or does not, by
+    /// [`Job::try_submit`](super::Job::try_submit) and [`submit_timeout`](super::Job::submit_timeout).
     pub fn depth(mut self, tasks: usize) -> Self {
         self.depth = tasks;
         self
