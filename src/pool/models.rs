@@ -12,15 +12,12 @@ use crate::sys::atomic::AtomicU32;
 use crate::sys::atomic::Ordering::{AcqRel, Acquire, Release};
 use crate::sys::clock::{Deadline, TimeUp, with_time_up};
 use crate::sys::futex;
-use crate::sys::models::{model as two_preemptions, twin};
+use crate::sys::models::{model as two_preemptions, model_with, twin};
 use crate::sys::monitor::Mutex;
 
-/// Four preemptions, unless the environment names more or fewer: some of what is left out takes three to be noticed.
+/// Four preemptions: some of what is left out takes three to be noticed.
 fn model(f: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(4));
-    builder.max_branches = 20_000;
-    builder.check(f);
+    model_with(4, f);
 }
 
 /// A message without meaning. The others are bits, too.

@@ -15,7 +15,7 @@ use loom::thread;
 
 use super::*;
 use crate::sys::atomic::{AtomicU64, Killed, kill_point, with_budget};
-use crate::sys::models::{at_every_step, model, twin};
+use crate::sys::models::{at_every_step, model, model_with, twin};
 
 mod sides;
 mod turns;
@@ -96,20 +96,19 @@ impl Fixture {
         }
     }
 
-    /// Drained and whole: all cursors meet, the counts are 0, and a full lap of records goes through, in order.
+    /// Drained and whole: all cursors meet, the counts are 0, and a full lap of records goes through, in order. After it every
+    /// index has been written anew.
     fn check_usable(&self) {
         let (ring, cache) = (self.ring(), self.ring().cache());
         ring.reclaim().unwrap();
         assert_eq!((ring.len(), ring.head().position(), ring.rcur()), (0, ring.tail().position(), ring.tail()));
         assert_eq!((ring.pending(), ring.blocker()), (None, None));
-        for round in 0..2 {
-            for k in 0..ring.capacity() as u32 {
-                self.put(&cache, 9, 1, 100 + k + round, NO_LIMIT).unwrap();
-            }
-            assert_eq!(self.put(&cache, 9, 1, 0, NO_LIMIT), Err(ClaimError::Full));
-            for k in 0..ring.capacity() as u32 {
-                assert_eq!(self.get(&cache, 9), Some((100 + k + round, false)));
-            }
+        for k in 0..ring.capacity() as u32 {
+            self.put(&cache, 9, 1, 100 + k, NO_LIMIT).unwrap();
+        }
+        assert_eq!(self.put(&cache, 9, 1, 0, NO_LIMIT), Err(ClaimError::Full));
+        for k in 0..ring.capacity() as u32 {
+            assert_eq!(self.get(&cache, 9), Some((100 + k, false)));
         }
         assert_eq!(ring.head().position(), ring.tail().position());
     }
@@ -541,7 +540,7 @@ fn twin_full_without_reclaim() {
 
 /// The victim committed before it died; its record is taken and its index used again under a slow recoverer.
 fn a_slow_recoverer() {
-    model(|| {
+    model_with(3, || {
         let f = Fixture::new(2);
         let cache = f.ring().cache();
         f.put(&cache, 1, 1, 1, NO_LIMIT).unwrap();
@@ -550,13 +549,13 @@ fn a_slow_recoverer() {
             thread::spawn(move || f.ring().recover(&only(1)).unwrap())
         };
         let mut got = vec![];
-        for value in [2, 3, 4] {
+        for value in [2, 3] {
             got.extend(f.get(&cache, 2));
             f.put(&cache, 2, 1, value, NO_LIMIT).unwrap();
         }
         assert_eq!(recoverer.join().unwrap(), Ledger::default());
         f.drain(&mut got);
-        assert_eq!(got, [(1, false), (2, false), (3, false), (4, false)]);
+        assert_eq!(got, [(1, false), (2, false), (3, false)]);
         f.check_usable();
     });
 }

@@ -18,20 +18,13 @@ use crate::error::Error;
 use crate::sync::Lane;
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
+use crate::sys::models::model_with;
 
 const WRITER: Lane = 1;
 const OTHER: Lane = 2;
 const READER: Lane = 3;
 /// Entries that fill the first table, of 8 slots.
 const FULL: u8 = 7;
-
-/// As many preemptions as are named, unless the environment names more or fewer.
-fn model_with(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 20_000;
-    builder.check(f);
-}
 
 fn hash(key: &[u8]) -> u64 {
     // In the first slot, and with a tag of its own.

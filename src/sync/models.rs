@@ -23,16 +23,10 @@ use super::owner::{Lane, Peers};
 use super::wait::WaitBlock;
 use crate::sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::atomic::{AtomicU32, Killed, with_broken, with_budget};
+use crate::sys::models::model_with;
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
     model_with(3, f);
-}
-
-/// As many preemptions as are named, unless the environment names more or fewer.
-fn model_with(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(f);
 }
 
 /// Peers of whom nobody dies, or whose death somebody else in the model finds.

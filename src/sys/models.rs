@@ -6,12 +6,18 @@ use std::sync::atomic::{AtomicBool as Flag, Ordering::Relaxed};
 
 use super::atomic::with_broken;
 
-/// Checks every interleaving of `f`'s threads, up to a preemption bound: 2, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
-pub fn model(f: impl Fn() + Send + Sync + 'static) {
+/// Checks every interleaving of `f`'s threads with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says
+/// otherwise.
+pub fn model_with(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(2));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 20_000;
     builder.check(f);
+}
+
+/// Checks those with at most two.
+pub fn model(f: impl Fn() + Send + Sync + 'static) {
+    model_with(2, f);
 }
 
 /// Runs `f` with a victim that dies before its access 0, 1, 2 ... until no victim dies any more.

@@ -16,21 +16,13 @@ use crate::sync::{Lane, MutexBlock, WaitBlock};
 use crate::sys::atomic::Ordering::Relaxed;
 use crate::sys::atomic::{AtomicU64, with_budget};
 use crate::sys::clock::Deadline;
-use crate::sys::models::twin;
+use crate::sys::models::{model_with, twin};
 
 const WRITER: Lane = 1;
 const OTHER: Lane = 2;
 const READER: Lane = 3;
 /// How often a victim may die: never, in the end.
 const MOST_STEPS: u32 = 3000;
-
-/// As many preemptions as are named, unless the environment names more or fewer.
-fn model_with(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 20_000;
-    builder.check(f);
-}
 
 struct List {
     trial: Trial,
