@@ -35,7 +35,7 @@
 //! Standard output goes out by lines, each in one piece of up to 1 KiB, so lines of siblings do not mix; the rest goes out
 //! when the child ends, but not if a signal ends it. Standard error goes out as it is written; a panic's message in one
 //! piece, with the child's name where the standard library has the thread's. For that, a panic hook that was set before the
-//! child's function began (by a constructor, or before [`init`](crate::init)) is replaced; only a [fork](Process::fork)
+//! child's function began (by a constructor, or before [`init`]) is replaced; only a [`Process::fork`]
 //! keeps its parent's. One that the function sets is called as usual.
 //!
 //! # Rules
