@@ -265,7 +265,8 @@ impl ByteDict {
         Ok(items.iter().map(|(key, value, _)| (key.to_vec(), value.to_vec())).collect())
     }
 
-    /// Entries, as one moment saw each shard.
+    /// Entries, as one moment saw each shard. What a process changed that died in the change is counted once somebody else
+    /// changes that shard, or reads all of it.
     pub fn len(&self) -> usize {
         self.core.len()
     }

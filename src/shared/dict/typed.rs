@@ -111,7 +111,8 @@ impl<K, V> Dict<K, V> {
         self.object().id()
     }
 
-    /// Entries, as one moment saw each shard.
+    /// Entries, as one moment saw each shard. What a process changed that died in the change is counted once somebody else
+    /// changes that shard, or reads all of it.
     #[doc(alias = "__len__")]
     pub fn len(&self) -> usize {
         self.core.len()

@@ -65,7 +65,8 @@ impl<T> Set<T> {
         self.dict.id()
     }
 
-    /// Elements, as one moment saw each shard.
+    /// Elements, as one moment saw each shard. What a process changed that died in the change is counted once somebody else
+    /// changes that shard, or reads all of it.
     #[doc(alias = "__len__")]
     pub fn len(&self) -> usize {
         self.dict.len()
