@@ -389,3 +389,49 @@ impl Inner {
         let _ = self.entry(id.index).state.compare_exchange(building, word(id.generation, 0, FREE), AcqRel, Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::super::Segment;
+    use super::super::object::Object;
+    use super::super::recover::KINDS;
+    use super::*;
+
+    thread_local! {
+        /// An object that is opened, as its count of arrivals says, whenever somebody looks for handles of it.
+        static OPENED: RefCell<Option<Object>> = const { RefCell::new(None) };
+        static LOOKS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    #[linkme::distributed_slice(KINDS)]
+    static RESTLESS: Kind = Kind {
+        handles: |_, _| {
+            LOOKS.set(LOOKS.get() + 1);
+            assert!(LOOKS.get() < 10_000, "there is no end of looking");
+            OPENED.with_borrow(|opened| {
+                let Some(object) = opened else { return };
+                object.segment().entry(object.id().index).arrivals.fetch_add(1, AcqRel);
+            });
+            Ok(())
+        },
+        ..Kind::plain("restless", u32::MAX)
+    };
+
+    #[test]
+    fn who_is_counted_all_the_time_has_the_object_open() {
+        let segment = Segment::anonymous(1 << 20).unwrap();
+        let restless = segment.create_object(&RESTLESS, 0, 8).unwrap();
+        let object = segment.create_object(&RESTLESS, 0, 8).unwrap();
+        let (inner, id) = (object.segment(), object.id());
+        assert!(!inner.is_open(id, 1), "nobody has it in that role");
+        assert_eq!(LOOKS.replace(0), 1);
+        OPENED.set(Some(object.clone()));
+        assert!(inner.is_open(id, 1), "somebody may have it");
+        assert!(LOOKS.replace(0) > 1);
+        OPENED.set(None);
+        assert!(!inner.is_open(id, 1));
+        drop(restless);
+    }
+}
