@@ -140,7 +140,7 @@ fn a_producer_dies_at_the_turn() {
         assert_eq!((counts.taken, counts.lost), (counts.claimed, u64::from(vanished)));
         assert_eq!((counts.committed(), counts.aborted), (TURN - 1 + got.len() as u64, 0));
         f.check_usable();
-        assert_eq!(f.ring().counts().unwrap().claimed, counts.claimed + 2);
+        assert_eq!(f.ring().counts().unwrap().claimed, counts.claimed + 4);
     });
 }
 
