@@ -158,7 +158,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             Some(bytes) => Ok(self.send(lane, bytes, &[], deadline)),
             None => codec::with_scratch(|buffer| {
                 let object = &self.inner.object;
-                let (encoded, passed) = into_message(object.segment(), || codec::encode(&value, buffer));
+                let (encoded, mut passed) = into_message(object.segment(), || codec::encode(&value, buffer));
                 let sent = encoded.map(|()| self.send(lane, buffer, &passed.named(object.segment()), deadline));
                 if matches!(sent, Ok(Ok(()))) {
                     passed.sent_in(object);

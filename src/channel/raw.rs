@@ -120,17 +120,15 @@ impl Queue<Vec<u8>> {
     pub(crate) fn put_encoded(
         &self,
         bytes: &[u8],
-        passed: &mut Option<Passed>,
+        passed: &mut Passed,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), RawRefused> {
         let object = &self.inner.object;
         let lane = object.segment().lane().map_err(RawRefused::Failed)?;
-        let named = passed.as_ref().map(|passed| passed.named(object.segment())).unwrap_or_default();
+        let named = passed.named(object.segment());
         self.inner.mailbox.send(lane, bytes, &named, deadline, stop)?;
-        if let Some(passed) = passed.take() {
-            passed.sent_in(object);
-        }
+        passed.sent_in(object);
         Ok(())
     }
 
@@ -140,7 +138,7 @@ impl Queue<Vec<u8>> {
     pub(crate) fn put_parts(
         &self,
         [head, rest]: [&[u8]; 2],
-        passed: &mut Option<Passed>,
+        passed: &mut Passed,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), RawRefused> {

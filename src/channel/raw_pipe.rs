@@ -20,7 +20,7 @@ impl Connection<Vec<u8>, Never> {
     pub(crate) fn put_encoded(
         &self,
         bytes: &[u8],
-        passed: &mut Option<Passed>,
+        passed: &mut Passed,
         deadline: Deadline,
         stop: impl Fn() -> bool,
     ) -> Result<(), RawRefused> {
@@ -29,7 +29,7 @@ impl Connection<Vec<u8>, Never> {
         }
         let object = &self.inner.object;
         let lane = object.segment().lane().map_err(RawRefused::Failed)?;
-        let named = passed.as_ref().map(|passed| passed.named(object.segment())).unwrap_or_default();
+        let named = passed.named(object.segment());
         let gone = || self.is_peer_closed() || stop();
         match self.inner.outgoing.send(lane, bytes, &named, deadline, gone).map_err(RawRefused::from) {
             Ok(()) => {}
@@ -38,9 +38,7 @@ impl Connection<Vec<u8>, Never> {
             }
             Err(refused) => return Err(refused),
         }
-        if let Some(passed) = passed.take() {
-            passed.sent_in(object);
-        }
+        passed.sent_in(object);
         Ok(())
     }
 

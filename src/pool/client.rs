@@ -163,9 +163,8 @@ impl Client {
         let hello = Hello { replies: sender, mark: Image::of_program().mark() };
         let mut buffer = vec![0; REQUEST_HEAD];
         Request::plain(Wish::Hello, user, 0).write(&mut buffer);
-        let (encoded, passed) = requests.encoding(|| codec::encode(&hello, &mut buffer));
-        let sent =
-            encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut Some(passed), Deadline::NEVER));
+        let (encoded, mut passed) = requests.encoding(|| codec::encode(&hello, &mut buffer));
+        let sent = encoded.map_err(RawRefused::Failed).and_then(|()| self.put(&buffer, &mut passed, Deadline::NEVER));
         sent.map_err(|refused| match refused {
             RawRefused::Failed(error) => TaskError::failed(error),
             _ => self.owner_gone(),
@@ -173,7 +172,7 @@ impl Client {
         Ok(Line { pid: std::process::id(), user, replies })
     }
 
-    fn put(&self, bytes: &[u8], passed: &mut Option<Passed>, until: Deadline) -> Result<(), RawRefused> {
+    fn put(&self, bytes: &[u8], passed: &mut Passed, until: Deadline) -> Result<(), RawRefused> {
         let over = || self.reach.over.load() != 0;
         if over() {
             return Err(RawRefused::Stopped);
@@ -225,12 +224,12 @@ impl Client {
         codec::with_scratch(|buffer| {
             buffer.resize(REQUEST_HEAD, 0);
             let requests = &self.reach.requests;
-            let (encoded, passed) = requests.encoding(|| guarded("encode arguments", || encode(buffer)));
+            let (encoded, mut passed) = requests.encoding(|| guarded("encode arguments", || encode(buffer)));
             encoded.map_err(|e| TaskError::Arguments(Arc::new(e)))?;
             let number = self.enter(pending, most, until)?;
             request.number = number;
             request.write(buffer);
-            let Err(refused) = self.put(buffer, &mut Some(passed), until) else { return Ok(number) };
+            let Err(refused) = self.put(buffer, &mut passed, until) else { return Ok(number) };
             let taken_back = locked(&self.state).pending.remove(&number);
             let error = match refused {
                 RawRefused::Failed(error) => TaskError::Arguments(Arc::new(error)),
@@ -328,7 +327,7 @@ impl Drop for Client {
         let mut bytes = [0; REQUEST_HEAD];
         Request::plain(Wish::Leave, line.user, 0).write(&mut bytes);
         // If there is no room, the owner finds out when the pipe of replies is gone.
-        let _ = self.reach.requests.put_encoded(&bytes, &mut None, Deadline::PASSED, || false);
+        let _ = self.reach.requests.put_encoded(&bytes, &mut Passed::default(), Deadline::PASSED, || false);
     }
 }
 

@@ -10,6 +10,7 @@ use super::guard::{contained, guarded};
 use super::message::{AnswerHead, HEAD, Word};
 use super::owner::{Ending, Owner, TURN, locked};
 use crate::channel::RawRefused;
+use crate::segment::Passed;
 use crate::sys::clock::Deadline;
 
 impl Owner {
@@ -19,7 +20,7 @@ impl Owner {
         locked(&self.endings).insert(serial, ending);
         let died = AnswerHead::of_worker(Word::Died, serial).with(&[]);
         loop {
-            match self.results.put_encoded(&died, &mut None, Deadline::after(TURN), || false) {
+            match self.results.put_encoded(&died, &mut Passed::default(), Deadline::after(TURN), || false) {
                 Err(RawRefused::Timeout) if !self.is_ending() => self.read_what_is_there(),
                 Err(RawRefused::Failed(error)) => break self.break_off(TaskError::failed(error)),
                 _ => break,

@@ -56,7 +56,7 @@ pub(super) struct Desk {
     /// The handles in the arguments are open as long as this is there.
     pub came: Cell<Option<Came>>,
     /// The handles in the result.
-    pub passed: Cell<Option<Passed>>,
+    pub passed: Cell<Passed>,
     /// Whether the function returned.
     pub word: Cell<Option<Word>>,
     /// Where results go.
@@ -168,10 +168,7 @@ fn encode_result(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Resu
     DESK.with(|desk| {
         desk.results.set(Some(results));
         if matches!(encoded, Ok(Ok(()))) {
-            desk.passed.set(Some(match desk.passed.take() {
-                Some(before) => before.and(passed),
-                None => passed,
-            }));
+            desk.passed.set(desk.passed.take().and(passed));
         }
     });
     encoded.unwrap_or_else(|payload| resume_unwind(payload))

@@ -149,7 +149,7 @@ mod tests {
     use crate::channel::{Connection, Receiver};
     use crate::codec;
     use crate::error::ErrorKind;
-    use crate::segment::Segment;
+    use crate::segment::{Passed, Segment};
     use crate::sys::clock::Deadline;
     use proptest::prelude::*;
 
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn put(to: &Sender<Vec<u8>>, bytes: &[u8]) -> bool {
-        to.put_encoded(bytes, &mut None, Deadline::NEVER, || false).is_ok()
+        to.put_encoded(bytes, &mut Passed::default(), Deadline::NEVER, || false).is_ok()
     }
 
     fn square(n: u64) -> u64 {
@@ -220,9 +220,9 @@ mod tests {
         let mut message = vec![0; REQUEST_HEAD];
         Request::plain(Wish::Hello, 0, 0).write(&mut message);
         let hello = Hello { replies: sender, mark: my_mark() ^ 1 };
-        let (encoded, passed) = requests.encoding(|| codec::encode(&hello, &mut message));
+        let (encoded, mut passed) = requests.encoding(|| codec::encode(&hello, &mut message));
         encoded.unwrap();
-        requests.put_encoded(&message, &mut Some(passed), Deadline::NEVER, || false).unwrap();
+        requests.put_encoded(&message, &mut passed, Deadline::NEVER, || false).unwrap();
         drop(hello);
         let mut reply = Vec::new();
         drop(replies.get_encoded(&mut reply, Deadline::NEVER, || false).unwrap());

@@ -225,13 +225,12 @@ impl Owner {
         ticket: Ticket,
         call: Call,
         (buffer, large): (&mut [u8], &[u8]),
-        passed: Passed,
+        mut passed: Passed,
         until: Deadline,
     ) -> Result<bool, TaskError> {
         let Call { function, count, measured } = call;
         TaskHead { ticket, function, count: count.into(), measured }.write(buffer);
         self.board.queue(ticket);
-        let mut passed = Some(passed);
         let stop = || self.refusal().is_some_and(|why| !matches!(why, TaskError::Closed));
         let mut wait = Deadline::after(Duration::ZERO);
         let mut sent = true;

@@ -22,6 +22,7 @@ use crate::channel::RawRefused;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::process::Panic;
+use crate::segment::Passed;
 use crate::sys::clock::Deadline;
 
 /// How long the pool's own thread lets others come for their results before it reads them.
@@ -55,7 +56,7 @@ impl Source for Owner {
     fn nudge(&self) {
         let look = AnswerHead::of_worker(Word::Look, 0).with(&[]);
         // If there is no room, there is enough to be read.
-        let _ = self.results.put_encoded(&look, &mut None, Deadline::after(Duration::ZERO), || false);
+        let _ = self.results.put_encoded(&look, &mut Passed::default(), Deadline::after(Duration::ZERO), || false);
     }
 }
 

@@ -47,8 +47,8 @@ struct Parcel {
 }
 
 fn send(to: &Sender<Vec<u8>>, parcel: &Parcel, deadline: Deadline, stop: impl Fn() -> bool) -> Result<(), RawRefused> {
-    let ((), passed) = to.encoding(|| parcel.arrived.pass_on());
-    to.put_encoded(&parcel.bytes, &mut Some(passed), deadline, stop)
+    let ((), mut passed) = to.encoding(|| parcel.arrived.pass_on());
+    to.put_encoded(&parcel.bytes, &mut passed, deadline, stop)
 }
 
 impl Parcel {

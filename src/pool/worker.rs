@@ -12,6 +12,7 @@ use super::message::{AnswerHead, HEAD, TaskHead, Word};
 use crate::channel::{Parts, Queue, RawRefused};
 use crate::error::Error;
 use crate::process::last_panic;
+use crate::segment::Passed;
 use crate::shared::RawArray;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::image::{Image, Record};
@@ -70,7 +71,7 @@ impl Worker {
     fn say(&self, word: Word, rest: &[u8]) {
         let bytes = AnswerHead::of_worker(word, self.outfit.serial).with(rest);
         if let Err(RawRefused::Failed(error)) =
-            self.outfit.results.put_encoded(&bytes, &mut None, Deadline::NEVER, || false)
+            self.outfit.results.put_encoded(&bytes, &mut Passed::default(), Deadline::NEVER, || false)
         {
             self.speechless(&error);
         }
@@ -155,11 +156,13 @@ impl Worker {
             Ok(()) => {
                 let word = word.unwrap_or(Word::Unsendable);
                 // Those of a result that was encoded before its drop panicked.
-                passed = passed.filter(|_| word == Word::Returned);
+                if word != Word::Returned {
+                    passed = Passed::default();
+                }
                 word
             }
             Err(error) => {
-                drop(passed.take());
+                passed = Passed::default();
                 write_text(buffer, &error);
                 Word::Unsendable
             }
@@ -177,11 +180,12 @@ impl Worker {
         let sent = results.put_parts([buffer, &large], &mut passed, Deadline::NEVER, || false);
         if let Err(RawRefused::Failed(error)) = sent {
             // Too large, or no room for it: this much finds room.
-            drop(passed.take());
+            passed = Passed::default();
             write_text(buffer, &error);
             answer.word = Word::Unsendable;
             answer.write(buffer);
-            if let Err(RawRefused::Failed(error)) = results.put_encoded(buffer, &mut None, Deadline::NEVER, || false) {
+            if let Err(RawRefused::Failed(error)) = results.put_encoded(buffer, &mut passed, Deadline::NEVER, || false)
+            {
                 self.speechless(&error);
             }
         }

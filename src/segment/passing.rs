@@ -180,6 +180,7 @@ pub(crate) fn with_recipient<R>(row: u32, f: impl FnOnce() -> R) -> R {
 
 /// The handles that went into a message being sent: the newest so many of the calling thread's list. If this is dropped, the
 /// message was not sent.
+#[derive(Default)]
 #[must_use]
 pub(crate) struct Passed(usize);
 
@@ -237,9 +238,9 @@ impl Passed {
         PASSED.with_borrow(|passed| passed[passed.len() - self.0..].iter().filter_map(named).collect())
     }
 
-    /// The message lies in `object` now.
+    /// The message lies in `object` now, and none are left.
     #[inline]
-    pub fn sent_in(mut self, object: &Object) {
+    pub fn sent_in(&mut self, object: &Object) {
         if self.0 > 0 {
             self.tell(|| Fate::Sent(object));
         }

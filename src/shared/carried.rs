@@ -95,7 +95,7 @@ pub(super) fn with_encoded<T: Serialize, R>(
 ) -> Result<R, Error> {
     codec::with_scratch(|buffer| {
         head(buffer);
-        let (encoded, passed) = into_kept(object.segment(), || codec::encode(value, buffer));
+        let (encoded, mut passed) = into_kept(object.segment(), || codec::encode(value, buffer));
         encoded?;
         if passed.count() == 0 {
             return f(buffer, false).map(|(_, r)| r);

@@ -70,7 +70,7 @@ impl Batch {
         let done = f(drafts);
         if let Ok((true, _)) = done {
             // The newest first, as they were noted.
-            self.passed.into_iter().rev().for_each(|passed| passed.sent_in(&core.object));
+            self.passed.into_iter().rev().for_each(|mut passed| passed.sent_in(&core.object));
         }
         done.map(|(_, r)| r)
     }
