@@ -48,6 +48,10 @@ impl Owner {
 
     fn lose(&self, ticket: Ticket, held: Held, ending: &Ending) {
         let mut ledger = locked(&self.ledger);
+        if ledger.is_over() {
+            // Whoever gave all tasks up says what becomes of this one.
+            return;
+        }
         if held == Held::Running {
             if let Some(ticket) = ledger.renew(ticket) {
                 drop(ledger);

@@ -220,13 +220,22 @@ impl Ledger {
         self.shut = true;
     }
 
-    /// From now on no task gets a slot.
+    /// From now on no task gets a slot or another ticket.
     pub fn end(&mut self) {
         (self.shut, self.over) = (true, true);
     }
 
-    /// Makes another ticket for a task that is to be begun again, if it may be: it stays in its slot all the time.
+    /// Whether all tasks are given up.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Makes another ticket for a task that is to be begun again, if it may be: it stays in its slot all the time. Once all are
+    /// given up none is begun again: whoever gives them up knows them by the tickets that they had after [`end`](Self::end).
     pub fn renew(&mut self, ticket: Ticket) -> Option<Ticket> {
+        if self.over {
+            return None;
+        }
         let entry = self.entries.get_mut(ticket.slot as usize)?.as_mut()?;
         if entry.generation != ticket.generation || entry.again().is_none() {
             return None;
@@ -272,5 +281,41 @@ impl Ledger {
     /// How many tasks are under way, or wait for a slot.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len() + self.owed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn put(&self, _: Part, _: Result<&[u8], TaskError>, _: u64) -> Option<Box<dyn FnOnce() + Send>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_task_that_was_given_up_is_not_begun_again() {
+        let sink: Arc<dyn Sink> = Arc::new(Nowhere);
+        let mut draft = Draft {
+            call: Call { function: 0, count: 1, measured: false },
+            sink: &sink,
+            index: 0,
+            calls_back: false,
+            terms: Terms::unless_usual(3, None, Some(Arc::new(|_| Ok(())))),
+            large: &[],
+            until: Deadline::NEVER,
+        };
+        let mut ledger = Ledger::new(1);
+        let first = ledger.add(&mut draft).unwrap();
+        let second = ledger.renew(first).unwrap();
+        assert!(ledger.take(first, Leaves::Failed).is_none(), "its ticket is another one now");
+        ledger.end();
+        let given_up = ledger.tickets();
+        assert_eq!((given_up.as_slice(), ledger.renew(second)), ([second].as_slice(), None));
+        assert!(ledger.take(second, Leaves::Failed).is_some());
+        assert_eq!(ledger.len(), 0);
     }
 }
