@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
 pub mod children;
+pub mod dispositions;
 pub mod pools;
 pub mod random;
 pub mod stopped;
