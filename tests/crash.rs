@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use kinfolk::{GetError, JoinError, LockError, Mutex, Process, Queue, RecvError, Segment, pipe};
 use support::random::Random;
+use support::victim::goes_on;
 use support::watchdog;
 
 const KILLS: u32 = 200;
-/// As long as none of them has hit what is to be hit, there are more, up to so many times as many.
-const PATIENCE: u32 = 10;
 /// Survivors go on within this time after a death.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -49,10 +48,8 @@ fn a_producer_killed_in_put_loses_at_most_the_item_in_hand() {
     let mut random = Random::new(7);
     let segment = Segment::family().unwrap();
     let mut vanished = 0;
-    for round in 0..PATIENCE * KILLS {
-        if round >= KILLS && vanished > 0 {
-            break;
-        }
+    let mut kills = 0;
+    while goes_on(&mut kills, KILLS, vanished > 0) {
         let queue = Queue::builder().bytes(64 << 10).build().unwrap();
         let progress = Mutex::new(0u64).unwrap();
         fn producer((queue, progress, seed): (Queue<Vec<u8>>, Mutex<u64>, u64)) {
@@ -65,7 +62,7 @@ fn a_producer_killed_in_put_loses_at_most_the_item_in_hand() {
             }
         }
         let before = segment.stats().vanished;
-        let args = (queue.clone(), progress.clone(), u64::from(round) + 1);
+        let args = (queue.clone(), progress.clone(), u64::from(kills));
         let child = Process::spawn(producer, args).unwrap();
         let mut next = 0;
         let mut take = |bytes: Vec<u8>| {
@@ -112,10 +109,8 @@ fn a_consumer_killed_in_get_loses_at_most_the_item_it_had_taken() {
     let mut random = Random::new(11);
     let segment = Segment::family().unwrap();
     let mut marked = 0;
-    for round in 0..PATIENCE * KILLS {
-        if round >= KILLS && marked > 0 {
-            break;
-        }
+    let mut kills = 0;
+    while goes_on(&mut kills, KILLS, marked > 0) {
         let queue = Queue::builder().bytes(128 << 10).build().unwrap();
         let taken = Queue::<u64>::new(0).unwrap();
         fn consumer((queue, taken): (Queue<Vec<u8>>, Queue<u64>)) {
@@ -188,10 +183,8 @@ fn a_producer_killed_in_put_does_not_hold_up_what_others_go_on_putting() {
     let survivor = Process::builder().daemon(true).spawn(producer, (queue.clone(), 1)).unwrap();
     let segment = Segment::family().unwrap();
     let before = segment.stats().vanished;
-    for round in 0..PATIENCE * 60 {
-        if round >= 60 && segment.stats().vanished > before {
-            break;
-        }
+    let mut kills = 0;
+    while goes_on(&mut kills, 60, segment.stats().vanished > before) {
         let victim = Process::spawn(producer, (queue.clone(), 2)).unwrap();
         while from(&queue.get().unwrap()) != 2 {}
         let until = Instant::now() + Duration::from_nanos(random.below(300_000));
@@ -235,8 +228,10 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next_who_is_told() {
         }
     }
     let survivor = Process::builder().daemon(true).spawn(holder, lock.clone()).unwrap();
-    let mut told = 0;
-    for _ in 0..KILLS {
+    // The other child may be told instead; both counts come from the ledger of the rows.
+    let held = || Segment::family().unwrap().deaths().iter().any(|death| death.losses.locks > 0);
+    let (mut told, mut kills) = (0, 0);
+    while goes_on(&mut kills, KILLS, told > 0 || held()) {
         let victim = Process::spawn(holder, lock.clone()).unwrap();
         random.moment();
         while lock.holder().is_none_or(|h| h.pid != victim.pid()) {
@@ -260,9 +255,7 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next_who_is_told() {
         while lock.lock().map_or_else(|e| e.into_guard().unwrap()[0], |value| value[0]) == before {}
         assert!(killed.elapsed() < SOON, "the survivors went on after {:?}", killed.elapsed());
     }
-    // The other child may have been told instead; both counts come from the ledger of the rows.
-    let held = Segment::family().unwrap().deaths().iter().filter(|d| d.losses.locks > 0).count();
-    assert!(told > 0 || held > 0, "no kill hit a holder: the test proves less than it should");
+    assert!(told > 0 || held(), "no kill hit a holder: the test proves less than it should");
     survivor.kill().unwrap();
 }
 

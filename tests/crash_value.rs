@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kinfolk::{Array, Event, LockError, Process, Segment, Value};
 use support::random::Random;
-use support::victim::{SOON, kill_one};
+use support::victim::{SOON, goes_on, kill_one};
 use support::watchdog;
 use support::watchdog::Watchdog;
 
@@ -38,8 +38,8 @@ fn a_value_is_the_old_one_or_the_new_one() {
     // Somebody else writes all the time, so that locks of the dead are wanted.
     let idle = Event::new().unwrap();
     let other = Process::builder().daemon(true).spawn(write, (value.clone(), array.clone(), idle)).unwrap();
-    let mut cut_off = 0;
-    for k in 0..KILLS {
+    let (mut cut_off, mut kills) = (0, 0);
+    while goes_on(&mut kills, KILLS, cut_off > 0) {
         kill_one(&mut random, write, (value.clone(), array.clone(), begun.clone()), &begun, || {
             assert!(is_whole(&value.get().unwrap()), "torn");
             let all = array.to_vec().unwrap();
@@ -48,7 +48,7 @@ fn a_value_is_the_old_one_or_the_new_one() {
             // The lock of a dead writer is found held, unless somebody came before.
             cut_off += u32::from(value.try_set([7; 64]).is_err());
             value.set_timeout([7; 64], SOON).unwrap();
-            array.set_timeout(1 + k as usize % 9, [7; 64], SOON).unwrap();
+            array.set_timeout(1 + kills as usize % 9, [7; 64], SOON).unwrap();
         });
     }
     assert!(cut_off > 0, "no writer was in the way: the test proves less than it should");
@@ -114,8 +114,8 @@ fn the_lock_of_the_dead_goes_to_the_next_who_is_told() {
             begun.set();
         }
     }
-    let (mut told, mut halves) = (0, 0);
-    for _ in 0..KILLS {
+    let (mut told, mut halves, mut kills) = (0, 0, 0);
+    while goes_on(&mut kills, KILLS, told > 0 && halves > 0) {
         kill_one(&mut random, work, (pair.clone(), begun.clone()), &begun, || {
             let (mut guard, died) = match pair.lock_timeout(SOON) {
                 Ok(guard) => (guard, false),

@@ -11,6 +11,14 @@ use super::random::Random;
 /// Survivors go on within this time after a death.
 pub const SOON: Duration = Duration::from_secs(1);
 
+/// Counts one kill more and is true: `least` of them, and then more until one has hit what it was to hit, up to twenty times as
+/// many.
+pub fn goes_on(kills: &mut u32, least: u32, has_hit: bool) -> bool {
+    let more = *kills < least || !has_hit && *kills < 20 * least;
+    *kills += u32::from(more);
+    more
+}
+
 /// Starts a victim, lets it do its first round, kills it at a random moment, and does not reap it: the survivor has to
 /// find out by itself. What the survivor does is timed. The victim's pid.
 pub fn kill_one<A: Serialize + DeserializeOwned>(
