@@ -28,8 +28,8 @@ use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::liveness::{self, PinnedLock};
 use crate::sys::{cpu, memfd};
 
-/// How long the lock of a child that was reaped may outlive it.
-const REAP_PATIENCE: Duration = Duration::from_millis(10);
+/// How long the lock of a child that was reaped may outlive it, and how long another recoverer of it may take, on a busy machine.
+const REAP_PATIENCE: Duration = Duration::from_millis(100);
 
 const ROW_FREE: u64 = 0;
 const ROW_ACTIVE: u64 = 1;
