@@ -439,7 +439,7 @@ fn terminate_and_join_take_two_seconds_at_most() {
         });
     }
     // Just after they were killed, with new ones on their way.
-    for _ in 0..20 {
+    for _ in 0..200 {
         let pool = Pool::builder().processes(3).retries(100).build().unwrap();
         let tasks: Vec<_> = (0..50).map(|n| pool.apply_async(mix, n).unwrap()).collect();
         pool.pids().into_iter().for_each(end);
