@@ -4,7 +4,7 @@ mod support;
 
 use kinfolk::process::{self, StartMethod, all_start_methods};
 use kinfolk::{ErrorKind, JoinError, Mutex, Process, Queue, Semaphore};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -86,6 +86,27 @@ fn signals_come_to_a_child_alike() {
             assert!(process::active_children().iter().all(|c| c.pid() != process.pid()));
         }
     }
+}
+
+#[test]
+fn what_is_ignored_when_children_are_first_started_they_ignore_too() {
+    let _guard = guard();
+    /// Whether the calling process ignores interrupts.
+    fn ignores(_: ()) -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+        u64::from_str_radix(ignored, 16).unwrap() >> (Signal::SIGINT as u32 - 1) & 1 == 1
+    }
+    fn children_ignore(_: ()) -> Vec<bool> {
+        all_start_methods().iter().map(|method| start(*method, ignores, ()).join().unwrap()).collect()
+    }
+    fn ignoring(_: ()) -> Vec<bool> {
+        // SAFETY: no handler is installed.
+        unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();
+        children_ignore(())
+    }
+    assert_eq!(alone(children_ignore), vec![false; all_start_methods().len()]);
+    assert_eq!(alone(ignoring), vec![true; all_start_methods().len()]);
 }
 
 #[test]

@@ -171,8 +171,9 @@ impl Child {
         self.signal(Order::Kill)
     }
 
-    /// Interrupts it, by SIGINT, as Ctrl-C does. It does not block; a child that has ended is left alone. Children ignore what
-    /// their parent ignores: so an interrupt does nothing in a program that a shell has started in the background.
+    /// Interrupts it, by SIGINT, as Ctrl-C does. It does not block; a child that has ended is left alone. A child ignores what
+    /// its parent ignored when it started it, or the fork server that it is from: so an interrupt does nothing in a program that
+    /// a shell has started in the background.
     ///
     /// # Errors
     /// As [`terminate`](Self::terminate).
